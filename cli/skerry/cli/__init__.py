@@ -1,0 +1,3 @@
+"""The command `skerry`: a table of command → module, imported lazily; nothing else."""
+
+__all__: list[str] = []
