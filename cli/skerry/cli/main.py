@@ -109,7 +109,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "exit codes: 0 ok · 1 a bug · 2 bad input · 3 a gate failed · 4 trust refused · 5 unavailable",
+            "exit codes: 0 ok · 1 a bug · 2 bad input · 3 a gate failed · 4 trust refused",
+            "            5 unavailable, try again",
         ]
     )
 

@@ -2,8 +2,8 @@
 
 A command module has two functions:
 
-    configure(parser: argparse.ArgumentParser) -> None     arguments and a `--help` that teaches
-    run(args: argparse.Namespace, output: Output) -> int   do it; return an exit code, raise SkerryError
+    configure(parser: ArgumentParser) -> None      arguments and a `--help` that teaches
+    run(args: Namespace, output: Output) -> int    do it; return an exit code or raise SkerryError
 
 It is imported only when its command is called.
 """

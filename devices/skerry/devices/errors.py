@@ -15,8 +15,9 @@ SkerryError (1, a bug unless a subclass says otherwise)
     ├── QuotaError               a bounded store or queue is full
     └── CancelledError           stopped on request; what was done so far is kept or undone
 
-An error says what is wrong, where, and the remedy. Foreign exceptions are wrapped at the seam where
-they appear (`raise … from error`); the command line catches `SkerryError` once and exits with its code.
+An error says what is wrong, where, and the remedy. Foreign exceptions are wrapped at the seam
+where they appear (`raise … from error`); the command line catches `SkerryError` once and exits
+with its code.
 """
 
 from __future__ import annotations

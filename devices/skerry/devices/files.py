@@ -1,7 +1,7 @@
 """Files that survive a power cut, and paths that stay where they belong.
 
-`Disk` is the seam to the filesystem for everything whose order of writes matters: the slot store, the
-journal and the blob store go through it, so a test can cut the power at any single operation.
+`Disk` is the seam to the filesystem for everything whose order of writes matters: the slot store,
+the journal and the blob store go through it, so a test can cut the power at any operation.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _REAL_DISK = RealDisk()
 def replacing(path: Path, *, mode: int = 0o644, disk: Disk = _REAL_DISK) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends well.
 
-    The bytes are synced before the rename and the folder after it, so after a power cut `path` holds
-    either the old content or the new, whole. If the block raises, the temporary file is removed and
-    `path` is as it was.
+    The bytes are synced before the rename and the folder after it, so after a power cut `path`
+    holds either the old content or the new, whole. If the block raises, the temporary file is
+    removed and `path` is as it was.
 
     Raises:
         UnavailableError: the disk is full or not writable.

@@ -22,7 +22,7 @@ class _Name:
         if not _NAME.fullmatch(self.text):
             raise InputError(
                 f"{self.text[:80]!r} is not a {type(self).__name__}",
-                remedy="use 1 to 63 of a-z, 0-9, '.', '_', '-', with a letter or digit at both ends",
+                remedy="use 1 to 63 of a-z 0-9 . _ - with a letter or digit at both ends",
             )
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """How a command speaks: results to stdout, everything else to stderr.
 
-With `--json` stdout carries exactly one JSON document. Progress is drawn only on a terminal, or written
-as plain lines where `SKERRY_PROGRESS=plain` asks for them.
+With `--json` stdout carries exactly one JSON document. Progress is drawn only on a terminal, or
+written as plain lines where `SKERRY_PROGRESS=plain` asks for them.
 """
 
 from __future__ import annotations
