@@ -1,0 +1,56 @@
+"""Stages, thresholds and soak: what a rollout does next, as rules that touch nothing."""
+
+from skerry.updater.rollout.plan import (
+    Action,
+    Choose,
+    Confirm,
+    DeviceFacts,
+    Finish,
+    Health,
+    Lapse,
+    Offer,
+    Step,
+    Stop,
+    Wait,
+    Withdraw,
+    plan,
+)
+from skerry.updater.rollout.policy import Gates, Policy, Stage, read_policy
+from skerry.updater.rollout.states import (
+    Assignment,
+    DeviceEvent,
+    DeviceState,
+    Rollout,
+    RolloutState,
+    RolloutVerb,
+    device_after,
+    rollout_after,
+)
+
+__all__ = [
+    "Action",
+    "Assignment",
+    "Choose",
+    "Confirm",
+    "DeviceEvent",
+    "DeviceFacts",
+    "DeviceState",
+    "Finish",
+    "Gates",
+    "Health",
+    "Lapse",
+    "Offer",
+    "Policy",
+    "Rollout",
+    "RolloutState",
+    "RolloutVerb",
+    "Stage",
+    "Step",
+    "Stop",
+    "Wait",
+    "Withdraw",
+    "device_after",
+    "plan",
+    "read_policy",
+    "rollout_after",
+]
