@@ -27,7 +27,7 @@ class BlobStore(Protocol):
         """The blob's bytes, matched to digest and size before they are returned."""
 
     def put(self, blob: Descriptor, chunks: Iterable[bytes]) -> None:
-        """Store the concatenated chunks; DigestMismatch, and nothing kept, if they are not `blob`."""
+        """Store the joined chunks; DigestMismatch, and nothing kept, if they are not `blob`."""
 
     def digests(self) -> Iterator[Digest]:
         """Every blob that is here."""

@@ -1,7 +1,7 @@
 """What a bundle says of itself: the model card, a JSON blob that the signed manifest names.
 
-Its media type is `application/vnd.skerry.card.v1+json`. Decoding refuses unknown versions; fields that a
-later minor version adds are ignored.
+Its media type is `application/vnd.skerry.card.v1+json`. Decoding refuses unknown versions; fields
+that a later minor version adds are ignored.
 """
 
 from __future__ import annotations

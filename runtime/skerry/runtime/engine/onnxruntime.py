@@ -1,0 +1,92 @@
+"""ONNX Runtime: explicit threads that do not spin, and no arena that only grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from skerry.devices.errors import BundleError, UnavailableError
+from skerry.runtime.bundle.card import TensorSpec
+from skerry.runtime.engine._rows import fixed_batch, run_in_chunks
+from skerry.runtime.engine.base import Arrays, EngineOptions
+
+__all__ = ["OnnxRuntimeEngine"]
+
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    **{
+        f"tensor({sign}int{bits})": f"{sign}int{bits}"
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+}
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeEngine:
+    """`Engine` on an ONNX file.
+
+    Args:
+        path: the file, whose digest was checked.
+
+    Raises:
+        BundleError: ONNX Runtime does not accept the file.
+    """
+
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), _session_options(options), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime refuses it: {error}", where=path) from error
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+        self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
+        self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+        self._fixed = fixed_batch(self.inputs)
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Compute every output.
+
+        Raises:
+            UnavailableError: the engine failed.
+        """
+        if self._fixed is not None and len(next(iter(inputs.values()))) != self._fixed:
+            return run_in_chunks(self._once, inputs, self._fixed)
+        return self._once(inputs)
+
+    def close(self) -> None:
+        """Give the session's memory back."""
+        del self._session
+
+    def _once(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        try:
+            values = self._session.run(self._names, inputs)
+        except Exception as error:
+            raise UnavailableError(f"ONNX Runtime failed: {error}", where="engine") from error
+        return dict(zip(self._names, values, strict=True))
+
+
+def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:
+    session = onnxruntime.SessionOptions()
+    session.intra_op_num_threads = options.threads
+    session.inter_op_num_threads = 1
+    session.enable_cpu_mem_arena = False
+    session.log_severity_level = _ERRORS_ONLY
+    session.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return session
+
+
+def _spec(arg: Any) -> TensorSpec:
+    if arg.type not in _DTYPES:
+        raise BundleError(f"{arg.type} is not a dtype skerry carries", where=arg.name)
+    shape = tuple(length if isinstance(length, int) else -1 for length in arg.shape)
+    return TensorSpec(arg.name, _DTYPES[arg.type], shape)
