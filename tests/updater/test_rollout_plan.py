@@ -96,7 +96,8 @@ def test_the_soak_time_is_counted_from_the_last_success() -> None:
 def test_one_failure_aborts_and_takes_back_what_was_not_committed() -> None:
     failed = at("dev-1", "failed", reason="golden test failed")
     actions = plan(rollout(failed, at("dev-2", "assigned"), at("dev-3", "succeeded")), FLEET, NOW)
-    assert actions == (Stop(True, "dev-1: golden test failed"), Withdraw("dev-2"))
+    stop = Stop(True, "dev-1: golden test failed")
+    assert actions == (stop, Withdraw("dev-1"), Withdraw("dev-2"))
 
 
 def test_one_failure_pauses_where_the_policy_says_so() -> None:
@@ -190,7 +191,7 @@ def test_a_finished_rollout_serves_devices_that_join_later() -> None:
 
 def test_a_regression_after_the_end_stops_it() -> None:
     done = rollout(at("dev-1", "failed", reason="rolled back"), state="done", stage=1)
-    assert plan(done, FLEET[1:2], NOW) == (Stop(True, "dev-1: rolled back"),)
+    assert plan(done, FLEET[1:2], NOW) == (Stop(True, "dev-1: rolled back"), Withdraw("dev-1"))
 
 
 @pytest.mark.parametrize("state", ["draft", "paused"])
@@ -227,7 +228,10 @@ class World:
             state = device_after(a.state, event)
             offered = self.now if event == "offer" else a.offered_at
             since = self.now if state != a.state else a.since
-            return msgspec.structs.replace(a, state=state, since=since, offered_at=offered)
+            recalled = a.recalled or event == "withdraw"
+            return msgspec.structs.replace(
+                a, state=state, since=since, offered_at=offered, recalled=recalled
+            )
 
         self.put(moved(a) if a.device == device else a for a in self.rollout.assignments)
 

@@ -212,7 +212,7 @@ def _stop(rollout: Rollout, known: Sequence[Assignment], reason: str) -> Iterato
 
 def _withdrawals(rollout: Rollout) -> Iterator[Action]:
     for a in rollout.assignments:
-        if a.state in (*_OPEN, "late"):
+        if a.state in (*_OPEN, "late", "failed") and not a.recalled:
             yield Withdraw(a.device)
 
 

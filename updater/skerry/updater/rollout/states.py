@@ -84,6 +84,7 @@ DEVICE_TABLE: Final[dict[tuple[DeviceState, DeviceEvent], DeviceState]] = {
     **_open("late"),
     # An answer can be overtaken by the truth.
     ("succeeded", "rolled_back"): "failed",
+    ("failed", "withdraw"): "failed",
     ("failed", "committed"): "succeeded",
     ("withdrawn", "committed"): "succeeded",
     **{("withdrawn", event): "failed" for event in _FAILURE},
@@ -124,6 +125,7 @@ class Assignment(msgspec.Struct, frozen=True):
         offered_at: when the director was told, seconds since the epoch; 0 before.
         since: when `state` was entered, seconds since the epoch.
         reason: why it failed, or "".
+        recalled: whether the offer was taken back.
         delta_bytes, full_bytes: what the update cost on the wire, and what it would have in full.
     """
 
@@ -133,6 +135,7 @@ class Assignment(msgspec.Struct, frozen=True):
     offered_at: float = 0.0
     since: float = 0.0
     reason: str = ""
+    recalled: bool = False
     delta_bytes: int = 0
     full_bytes: int = 0
 
