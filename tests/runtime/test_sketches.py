@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from skerry.devices.errors import InputError
-from skerry.runtime.sketches import KllSketch, QuantileSketch, SketchLimits, SketchSet, features
+from skerry.runtime.features import features
+from skerry.runtime.sketches import KllSketch, QuantileSketch, SketchLimits, SketchSet
 
 
 def test_features_of_an_image_classifier():

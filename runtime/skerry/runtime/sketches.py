@@ -1,10 +1,4 @@
-"""What a model sees and says in a few kilobytes: features of arrays, and sketches of those.
-
-Per row of a call: a tabular input ([N] or [N, d], d ≤ 64) gives each column; any other input its
-mean and standard deviation, and an image of 2 to 4 channels the mean of each. An output of scores
-([N, C]) gives the confidence (largest probability, after softmax where rows are not
-probabilities) and the count of each argmax; any other output its value, or its mean and standard
-deviation.
+"""The distributions of a call's features, in a few kilobytes that merge.
 
 Live windows keep KLL sketches (Karnin, Lang and Liberty 2016; Apache DataSketches, k = 200: rank
 error 1.33% at 99% confidence), which merge in any order but are randomised. A reference keeps all
@@ -15,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -23,18 +17,9 @@ from numpy.typing import NDArray
 
 from skerry.devices.errors import InputError, MissingExtraError
 from skerry.runtime.engine.base import Arrays
+from skerry.runtime.features import Features, features
 
-__all__ = [
-    "Features",
-    "KllSketch",
-    "QuantileSketch",
-    "Sketch",
-    "SketchLimits",
-    "SketchSet",
-    "features",
-]
-
-Features = dict[str, NDArray[np.float32]]
+__all__ = ["KllSketch", "QuantileSketch", "Sketch", "SketchLimits", "SketchSet"]
 
 _K = 200
 _KLL_FAMILY = 15
@@ -45,8 +30,7 @@ class SketchLimits:
     """What a set of sketches may hold.
 
     Attributes:
-        columns: widest tabular input looked at column by column.
-        classes: longest row of scores whose argmax is counted.
+        classes: most classes of one output.
         features: most features in one set.
         name_chars: longest feature name.
         sketch_bytes: longest encoded sketch.
@@ -55,7 +39,6 @@ class SketchLimits:
         reference_points: quantiles written for each feature of a reference.
     """
 
-    columns: int = 64
     classes: int = 4096
     features: int = 256
     name_chars: int = 200
@@ -224,7 +207,7 @@ class SketchSet:
 
     def update(self, inputs: Arrays, outputs: Arrays) -> None:
         """Take in one call: arrays whose axis 0 is the rows, as callers see them."""
-        found, classes = features(inputs, outputs, self._limits)
+        found, classes = features(inputs, outputs)
         rows = max((array.shape[0] for array in inputs.values() if array.ndim), default=0)
         self.add(rows, found, classes)
 
@@ -324,89 +307,6 @@ class SketchSet:
             for name, parts in self._values.items()
             if any(part.size for part in parts)
         }
-
-
-def features(
-    inputs: Arrays, outputs: Arrays, limits: SketchLimits = _LIMITS
-) -> tuple[Features, dict[str, NDArray[np.int64]]]:
-    """One call in a few numbers a row.
-
-    Returns:
-        Feature name to its finite values, float32 [≤ N]; output name to the count of each argmax,
-        int64 [C]. Arrays that are not numeric, empty, or without a batch axis are passed over.
-    """
-    found: Features = {}
-    classes: dict[str, NDArray[np.int64]] = {}
-    for name, array in inputs.items():
-        if _numeric(array):
-            _of_input(f"input/{name}", array, limits, found)
-    for name, array in outputs.items():
-        if _numeric(array):
-            _of_output(f"output/{name}", array, limits, found, classes)
-    return {name: _finite(values) for name, values in found.items()}, classes
-
-
-def _of_input(name: str, array: NDArray[Any], limits: SketchLimits, found: Features) -> None:
-    if array.ndim == 1:
-        found[f"{name}/value"] = array.astype(np.float32)
-    elif array.ndim == 2 and array.shape[1] <= limits.columns:
-        columns = np.ascontiguousarray(array.T, np.float32)
-        for index, column in enumerate(columns):
-            found[f"{name}/column/{index}"] = column
-    else:
-        _moments(name, array, found)
-        if array.ndim == 4:
-            axis = 3 if array.shape[3] <= 4 else 1
-            if 2 <= array.shape[axis] <= 4:
-                others = tuple(i for i in (1, 2, 3) if i != axis)
-                means = array.mean(axis=others, dtype=np.float32)
-                for channel in range(array.shape[axis]):
-                    found[f"{name}/channel/{channel}"] = np.ascontiguousarray(means[:, channel])
-
-
-def _of_output(
-    name: str,
-    array: NDArray[Any],
-    limits: SketchLimits,
-    found: Features,
-    classes: dict[str, NDArray[np.int64]],
-) -> None:
-    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
-        found[f"{name}/value"] = array.reshape(-1).astype(np.float32)
-    elif array.ndim == 2 and array.shape[1] <= limits.classes:
-        scores = array.astype(np.float32, copy=False)
-        found[f"{name}/confidence"] = _confidence(scores)
-        known = np.isfinite(scores).all(axis=1)
-        chosen = scores[known].argmax(axis=1)
-        classes[name] = np.bincount(chosen, minlength=scores.shape[1])
-    else:
-        _moments(name, array, found)
-
-
-def _confidence(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest probability of each row of [N, C]; softmax unless the row already sums to 1."""
-    top = scores.max(axis=1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        softmax = 1.0 / np.exp(scores - top[:, None]).sum(axis=1)
-        is_probability = (scores.min(axis=1) >= 0) & (np.abs(scores.sum(axis=1) - 1) < 1e-2)
-    chosen: NDArray[np.float32] = np.where(is_probability, top, softmax).astype(np.float32)
-    return chosen
-
-
-def _moments(name: str, array: NDArray[Any], found: Features) -> None:
-    flat = array.reshape(array.shape[0], -1).astype(np.float32, copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):
-        found[f"{name}/mean"] = flat.mean(axis=1)
-        found[f"{name}/std"] = flat.std(axis=1)
-
-
-def _numeric(array: NDArray[Any]) -> bool:
-    return array.dtype.kind in "fiub" and array.ndim >= 1 and array.size > 0
-
-
-def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    keep = np.isfinite(values)
-    return values if keep.all() else values[keep]
 
 
 def _check(wire: _Wire, limits: SketchLimits) -> None:

@@ -89,14 +89,19 @@ class Gate(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # amqtt ship
 
 
 class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt ships no types
-    """The CONNECT that was read already, then the stream, never more than `most` bytes at once."""
+    """The CONNECT that was read already, then the stream; its end at a packet beyond `most`."""
 
-    def __init__(self, first: bytes, stream: asyncio.StreamReader, most: int) -> None:
+    def __init__(
+        self, first: bytes, stream: asyncio.StreamReader, most: int, end: Callable[[], None]
+    ) -> None:
         super().__init__(stream)
-        self._first, self._most = first, most
+        self._first, self._most, self._end, self._ended = first, most, end, False
 
     async def read(self, n: int = -1) -> bytes:
         if not 0 <= n <= self._most:
+            self._ended = True
+            self._end()
+        if self._ended:
             raise NoDataError(f"packet of {n} bytes refused")
         if self._first:
             part, self._first = self._first[:n], self._first[n:]
@@ -220,7 +225,9 @@ class EmbeddedBroker:
             first = await asyncio.wait_for(self._read_connect(reader), self._limits.connect_seconds)
             username = await self._admitted(first)
             self._writers.setdefault(username, set()).add(writer)
-            bounded = _BoundedReader(first, reader, self._limits.packet_bytes)
+            bounded = _BoundedReader(
+                first, reader, self._limits.packet_bytes, writer.transport.abort
+            )
             await broker.external_connected(bounded, StreamWriterAdapter(writer), _LISTENER)
         except InputError as error:
             _LOG.info("connection refused: %s", error)

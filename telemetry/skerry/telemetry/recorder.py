@@ -13,8 +13,9 @@ from threading import Lock
 
 from skerry.devices.clock import Clock, SystemClock
 from skerry.devices.errors import InputError
+from skerry.runtime.features import features
 from skerry.runtime.observe import Observation
-from skerry.runtime.sketches import SketchSet, features
+from skerry.runtime.sketches import SketchSet
 from skerry.telemetry.histogram import Histogram
 from skerry.telemetry.window import ClockState, Window, WindowLimits
 
