@@ -32,6 +32,17 @@ def test_features_of_an_image_classifier():
     assert classes["output/logits"].tolist() == [1, 3, 1]
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 224, 224, 3), (2, 3, 224, 224), (2, 1, 100, 100), (2, 50_000)]
+)
+def test_large_rows_are_sampled_evenly(shape):
+    ramp = np.linspace(0, 1, int(np.prod(shape[1:])), dtype=np.float32).reshape(shape[1:])
+    found, _ = features({"x": np.stack([ramp, ramp * 2])}, {})
+    np.testing.assert_allclose(found["input/x/mean"], [0.5, 1.0], rtol=0.01)
+    np.testing.assert_allclose(found["input/x/std"], [ramp.std(), 2 * ramp.std()], rtol=0.01)
+    assert ("input/x/channel/2" in found) == (3 in shape)
+
+
 def test_probabilities_are_taken_as_they_are_and_columns_one_by_one():
     table = np.arange(6.0).reshape(3, 2)
     found, _ = features({"x": table}, {"p": np.array([[0.9, 0.1]] * 3)})

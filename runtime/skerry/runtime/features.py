@@ -1,13 +1,15 @@
 """A call's arrays in a few numbers for each row.
 
 A tabular input ([N] or [N, d], d ≤ 64) gives each column; any other input its mean and standard
-deviation, and an image of 2 to 4 channels the mean of each. An output of scores ([N, C]) gives the
+deviation, and an image of 2 to 4 channels ([N, H, W, C] or [N, C, H, W]) the mean of each. Of a row
+with more than 4096 positions an even sample is looked at. An output of scores ([N, C]) gives the
 confidence (largest probability, after softmax where rows are not probabilities) and the count of
 each argmax; any other output its value, or its mean and standard deviation.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +30,12 @@ class FeatureLimits:
     Attributes:
         columns: widest tabular input looked at column by column.
         classes: longest row of scores whose argmax is counted.
+        positions: most positions of one row (pixels, say) that moments are taken of, evenly spread.
     """
 
     columns: int = 64
     classes: int = 4096
+    positions: int = 4096
 
 
 _LIMITS = FeatureLimits()
@@ -65,14 +69,34 @@ def _of_input(name: str, array: NDArray[Any], limits: FeatureLimits, found: Feat
         for index, column in enumerate(columns):
             found[f"{name}/column/{index}"] = column
     else:
-        _moments(name, array, found)
-        if array.ndim == 4:
-            axis = 3 if array.shape[3] <= 4 else 1
-            if 2 <= array.shape[axis] <= 4:
-                others = tuple(i for i in (1, 2, 3) if i != axis)
-                means = array.mean(axis=others, dtype=np.float32)
-                for channel in range(array.shape[axis]):
-                    found[f"{name}/channel/{channel}"] = np.ascontiguousarray(means[:, channel])
+        _of_samples(name, array, limits, found)
+
+
+def _of_samples(name: str, array: NDArray[Any], limits: FeatureLimits, found: Features) -> None:
+    """Moments of each row of [N, …], and of each channel of images, on a regular sample of it."""
+    rows, shape = array.shape[0], array.shape[1:]
+    if len(shape) == 3 and 2 <= shape[2] <= 4:
+        grid, width = array.reshape(rows, -1, shape[2]).transpose(0, 2, 1), shape[1]
+    elif len(shape) == 3 and 2 <= shape[0] <= 4:
+        grid, width = array.reshape(rows, shape[0], -1), shape[2]
+    else:
+        grid = array.reshape(rows, 1, -1)
+        width = next((length for length in reversed(shape) if length > 1), 1)
+    step = _step(grid.shape[2], width if len(shape) > 1 else 1, limits.positions)
+    sample = grid[:, :, ::step].astype(np.float32)
+    _moments(name, sample, found)
+    if grid.shape[1] > 1:
+        means = sample.mean(axis=2)
+        for channel in range(grid.shape[1]):
+            found[f"{name}/channel/{channel}"] = np.ascontiguousarray(means[:, channel])
+
+
+def _step(positions: int, width: int, most: int) -> int:
+    """A stride that leaves at most `most` positions and shares no factor with the row's width."""
+    step = -(-positions // most)
+    while step > 1 and math.gcd(step, width) > 1:
+        step += 1
+    return step
 
 
 def _of_output(
@@ -91,7 +115,7 @@ def _of_output(
         chosen = scores[known].argmax(axis=1)
         classes[name] = np.bincount(chosen, minlength=scores.shape[1])
     else:
-        _moments(name, array, found)
+        _of_samples(name, array, limits, found)
 
 
 def _confidence(scores: NDArray[np.float32]) -> NDArray[np.float32]:
