@@ -114,7 +114,7 @@ class Card(msgspec.Struct, frozen=True):
         """
         try:
             return msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BundleError(f"not a model card: {error}", where="card") from error
 
     def artifact(self, name: str) -> ArtifactSpec:
