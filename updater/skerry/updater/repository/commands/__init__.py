@@ -1,0 +1,3 @@
+"""`skerry keys` and `skerry release`."""
+
+__all__: list[str] = []

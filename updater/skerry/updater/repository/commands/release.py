@@ -1,0 +1,106 @@
+"""Sign a bundle as a release, list what is signed, and publish it to a server.
+
+Signing gives the bundle the next counter of its model. A device never goes back to a lower counter,
+so to return to an older model on purpose, sign its bundle again: it gets a new counter.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from skerry.devices.clock import SystemClock
+from skerry.devices.errors import InputError
+from skerry.devices.output import Output, human_bytes, table
+from skerry.updater.fetch import HttpFetcher
+from skerry.updater.repository.commands.keys import offer_passphrase, passphrase_of
+from skerry.updater.repository.offline import OfflineRepository
+from skerry.updater.repository.upload import publish
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `skerry release`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sign = actions.add_parser("sign", help="sign a bundle as the next release of its model")
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE", help="an OCI layout folder")
+    sign.add_argument(
+        "--version",
+        metavar="TEXT",
+        help="what people call it (the bundle's own version if not given)",
+    )
+    listing = actions.add_parser("list", help="show what is signed")
+    publishing = actions.add_parser("publish", help="upload what is signed to a server")
+    publishing.add_argument("--server", required=True, metavar="URL", help="the fleet server")
+    publishing.add_argument(
+        "--token-file", type=Path, required=True, metavar="FILE", help="holds an operator's token"
+    )
+    publishing.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="authority of the server's certificate"
+    )
+    publishing.add_argument(
+        "--everything", action="store_true", help="upload the blobs of every release again"
+    )
+    for action in (sign, listing, publishing):
+        action.add_argument(
+            "--repo", type=Path, required=True, metavar="DIR", help="the repository"
+        )
+    offer_passphrase(sign)
+
+
+def run(args: argparse.Namespace, output: Output) -> int:
+    """Run `skerry release`."""
+    return {"sign": _sign, "list": _list, "publish": _publish}[args.action](args, output)
+
+
+def _sign(args: argparse.Namespace, output: Output) -> int:
+    repository = OfflineRepository(args.repo, SystemClock(), passphrase=passphrase_of(args))
+    release = repository.add_release(args.bundle, version=args.version)
+    output.result(
+        release.document(),
+        f"signed {release.id} ({release.version}), manifest {release.manifest.digest.short}…",
+    )
+    return 0
+
+
+def _list(args: argparse.Namespace, output: Output) -> int:
+    repository = OfflineRepository(args.repo, SystemClock())
+    releases = repository.releases()
+    expires = f"{repository.targets().expires:%Y-%m-%d}"
+    rows = [[r.id, r.version, r.manifest.digest.short + "…"] for r in releases]
+    output.result(
+        {"releases": [release.document() for release in releases], "expires": expires},
+        table(["release", "version", "manifest"], rows) + f"\nthe signature lasts until {expires}",
+    )
+    return 0
+
+
+def _publish(args: argparse.Namespace, output: Output) -> int:
+    repository = OfflineRepository(args.repo, SystemClock())
+    token = _token(args.token_file)
+    http = HttpFetcher(authorize=lambda: f"Bearer {token}", ca_file=args.ca_file)
+    try:
+        with output.progress("publishing") as progress:
+            done = publish(
+                repository, args.server, http, everything=args.everything, tell=progress.advance
+            )
+    finally:
+        http.close()
+    names = ", ".join(f"{r.get('model')}/{r.get('counter')}" for r in done.releases)
+    output.result(
+        {"releases": list(done.releases), "blobs": done.blobs, "bytes": done.sent_bytes},
+        f"sent {done.blobs} blobs, {human_bytes(done.sent_bytes)}; "
+        + (f"the server took {names}" if names else "the server had everything already"),
+    )
+    return 0
+
+
+def _token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise InputError(f"cannot read the token: {error.strerror}", where=path) from error
+    if not token or not token.isascii() or any(sign.isspace() for sign in token):
+        raise InputError("holds no token", where=path)
+    return token

@@ -1,0 +1,67 @@
+"""A release as the repository keeps it: one target, whose bytes are the bundle's manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tuf.api.metadata import TargetFile, Targets
+
+from skerry.devices.digest import Descriptor
+from skerry.devices.ids import ReleaseId
+from skerry.updater.trust.assignment import release_of, release_path
+
+__all__ = ["Release", "releases_in", "target_of"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Release:
+    """A bundle whose manifest is signed.
+
+    Attributes:
+        id: model and counter.
+        version: what people call it.
+        manifest: the bundle's OCI manifest.
+    """
+
+    id: ReleaseId
+    version: str
+    manifest: Descriptor
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: model, counter, version, manifest, size."""
+        return {
+            "model": str(self.id.model),
+            "counter": self.id.counter,
+            "version": self.version,
+            "manifest": str(self.manifest.digest),
+            "size": self.manifest.size,
+        }
+
+
+def target_of(release: Release) -> TargetFile:
+    """The target that says what `release` is."""
+    named = {
+        "model": str(release.id.model),
+        "version": release.version,
+        "counter": release.id.counter,
+    }
+    return TargetFile(
+        release.manifest.size,
+        {"sha256": release.manifest.digest.hex},
+        release_path(release.id),
+        {"custom": {"skerry": named}},
+    )
+
+
+def releases_in(targets: Targets) -> list[Release]:
+    """Every release of `targets`, by model and counter.
+
+    Raises:
+        Refusal: a target is not a release.
+    """
+    found = []
+    for target in targets.targets.values():
+        said = release_of(target, "targets")
+        found.append(Release(said.release, said.version, said.manifest))
+    return sorted(found, key=lambda release: (release.id.model.text, release.id.counter))

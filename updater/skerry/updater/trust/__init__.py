@@ -1,0 +1,16 @@
+"""What a device trusts: only what the right keys signed, for this device, and never going back."""
+
+from skerry.updater.trust.assignment import Assignment, check_counter
+from skerry.updater.trust.client import RepositoryClient, TrustLimits
+from skerry.updater.trust.device import TrustedClient
+from skerry.updater.trust.rules import Refusal, Rule
+
+__all__ = [
+    "Assignment",
+    "Refusal",
+    "RepositoryClient",
+    "Rule",
+    "TrustLimits",
+    "TrustedClient",
+    "check_counter",
+]
