@@ -1,0 +1,183 @@
+"""Loading a Core ML package and running its program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skerry.converter.coreml_exec.evaluate import evaluate, fold
+from skerry.converter.coreml_exec.graph import Block, Named, TensorType, read_function
+from skerry.converter.coreml_exec.package import Package, PackageLimits
+from skerry.devices.errors import BundleError, SignatureMismatch, UnavailableError, UnsupportedError
+from skerry.runtime.bundle.card import TensorSpec
+from skerry.runtime.engine.base import Arrays
+
+__all__ = ["MilLimits", "MilProgram"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MilLimits:
+    """What a program may take.
+
+    Attributes:
+        package: what its files may be.
+        max_elements: elements of one tensor.
+        rows: batches of a fixed-batch program that are computed side by side.
+    """
+
+    package: PackageLimits = field(default_factory=PackageLimits)
+    max_elements: int = 1 << 30
+    rows: int = 64
+
+
+class MilProgram:
+    """`Engine` on a Core ML ML Program. Use `load`.
+
+    A program whose batch axis is fixed takes batches of any length all the same: it is mapped over
+    them (`torch.func.vmap`), or run once for each where an operator's result shape hangs on data.
+    """
+
+    name = "skerry MIL reference"
+
+    def __init__(self, block: Block, constants: Mapping[str, Any], limits: MilLimits) -> None:
+        self._block = block
+        self._constants = constants
+        self._limits = limits
+        self._types = {item.name: _tensor_type(item) for item in block.inputs}
+        self.inputs = tuple(_spec(item.name, self._types[item.name]) for item in block.inputs)
+        produced = {item.name: item for operation in block.operations for item in operation.outputs}
+        produced |= {item.name: item for item in block.inputs}
+        self.outputs = tuple(
+            _spec(name, _tensor_type(produced.get(name, Named(name, None))))
+            for name in block.outputs
+        )
+        lengths = {spec.shape[0] if spec.shape else -1 for spec in self.inputs}
+        self._fixed = lengths.pop() if len(lengths) == 1 and lengths != {-1} else None
+        self._mapped = True
+
+    @classmethod
+    def load(cls, path: Path, limits: MilLimits | None = None) -> MilProgram:
+        """Read the `.mlpackage` folder at `path`.
+
+        Raises:
+            BundleError: not a package of an ML Program, or malformed, or over a limit.
+            UnsupportedError: it uses operators or types that are not computed here; every missing
+                operator is named.
+        """
+        from coremltools.proto import Model_pb2
+        from google.protobuf.message import (  # type: ignore[import-untyped]  # ships no types
+            DecodeError,
+        )
+
+        limits = limits or MilLimits()
+        package = Package(path, limits.package)
+        model = Model_pb2.Model()
+        try:
+            model.ParseFromString(package.specification())
+        except DecodeError as error:
+            raise BundleError(f"not a Core ML model: {error}", where=path) from error
+        if model.WhichOneof("Type") != "mlProgram":
+            raise UnsupportedError(
+                f"a {model.WhichOneof('Type')} is not an ML Program",
+                where=path,
+                remedy='convert with convert_to="mlprogram"',
+            )
+        function = model.mlProgram.functions.get(model.description.defaultFunctionName or "main")
+        if function is None:
+            raise BundleError("it has no main function", where=path)
+        block = read_function(function, package, limits.max_elements)
+        with torch.no_grad():
+            block, constants = fold(block, limits.max_elements)
+        return cls(block, constants, limits)
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Compute every output for a batch of any length (axis 0).
+
+        Raises:
+            SignatureMismatch: the inputs do not fit the program's.
+            UnavailableError: the computation failed.
+        """
+        rows = self._rows(inputs)
+        tensors = {spec.name: self._tensor(spec, inputs) for spec in self.inputs}
+        try:
+            with torch.no_grad():
+                if self._fixed is None or rows == self._fixed:
+                    found = self._once(tensors)
+                else:
+                    found = self._many(tensors, rows, self._fixed)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise UnavailableError(f"the program failed: {error}", where=self.name) from error
+        return {name: value.contiguous().numpy() for name, value in found.items()}
+
+    def close(self) -> None:
+        """Give the weights back."""
+        self._constants = {}
+
+    def _rows(self, inputs: Arrays) -> int:
+        names = {spec.name for spec in self.inputs}
+        if set(inputs) != names:
+            raise SignatureMismatch(
+                f"inputs {sorted(inputs)} were given",
+                where=self.name,
+                remedy=f"give {sorted(names)}",
+            )
+        lengths = {array.shape[0] for array in inputs.values() if array.ndim}
+        if self._fixed is not None and (len(lengths) != 1 or lengths == {0}):
+            raise SignatureMismatch("the inputs differ in length", where=self.name)
+        return max(lengths, default=1)
+
+    def _tensor(self, spec: TensorSpec, inputs: Arrays) -> Tensor:
+        array = inputs[spec.name]
+        given = array.shape if self._fixed is None else (self._fixed, *array.shape[1:])
+        fits = len(given) == len(spec.shape) and all(
+            wanted in (-1, length) for wanted, length in zip(spec.shape, given, strict=True)
+        )
+        if not fits:
+            raise SignatureMismatch(f"{array.shape} does not fit {spec.shape}", where=spec.name)
+        return torch.from_numpy(np.array(array)).to(self._types[spec.name].kind.torch)
+
+    def _once(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return evaluate(self._block, {**self._constants, **tensors}, self._limits.max_elements)
+
+    def _many(self, tensors: dict[str, Tensor], rows: int, fixed: int) -> dict[str, Tensor]:
+        """`rows` rows through a program that takes `fixed`; the last group is filled up."""
+        groups = -(-rows // fixed)
+        missing = groups * fixed - rows
+        grouped = {}
+        for name, tensor in tensors.items():
+            filled = torch.cat([tensor, *[tensor[-1:]] * missing]) if missing else tensor
+            grouped[name] = filled.reshape(groups, fixed, *tensor.shape[1:])
+        found = self._map(grouped, groups)
+        return {name: value.flatten(0, 1)[:rows] for name, value in found.items()}
+
+    def _map(self, grouped: dict[str, Tensor], groups: int) -> dict[str, Tensor]:
+        if self._mapped:
+            mapped: Callable[..., dict[str, Tensor]] = torch.func.vmap(
+                self._once, chunk_size=self._limits.rows
+            )
+            try:
+                return mapped(grouped)
+            except RuntimeError:  # an operator that cannot be mapped: its result hangs on data
+                self._mapped = False
+        each = [
+            self._once({name: tensor[i] for name, tensor in grouped.items()}) for i in range(groups)
+        ]
+        return {name: torch.stack([found[name] for found in each]) for name in each[0]}
+
+
+def _tensor_type(item: Named) -> TensorType:
+    if item.type is None or item.type.shape is None:
+        raise UnsupportedError("not a tensor of known rank", where=item.name)
+    return item.type
+
+
+def _spec(name: str, kind: TensorType) -> TensorSpec:
+    dtype = str(kind.kind.torch).removeprefix("torch.")
+    return TensorSpec(name, dtype, kind.shape or ())
