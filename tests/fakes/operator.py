@@ -5,7 +5,6 @@ from pathlib import Path
 from fakes.clock import FakeClock
 from fakes.fetcher import FakeFetcher
 from fakes.repository import MemoryMetadata
-
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.ids import DeviceId, ModelName, ReleaseId
 from skerry.updater.repository import (

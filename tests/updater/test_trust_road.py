@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from fakes.operator import SERVER, Stage, release
 
+from fakes.operator import SERVER, Stage, release
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.ids import DeviceId
@@ -104,7 +104,7 @@ def test_online_metadata_is_renewed_and_stays_believed(stage: Stage) -> None:
 def test_a_server_that_stops_signing_is_noticed(stage: Stage) -> None:
     stage.device().assignment()
     stage.clock.advance(2 * 86_400)
-    with pytest.raises(Refusal, match="image/timestamp.*expired") as caught:
+    with pytest.raises(Refusal, match=r"image/timestamp.*expired") as caught:
         stage.device().assignment()
     assert caught.value.rule is Rule.EXPIRED
 

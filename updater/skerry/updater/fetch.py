@@ -241,6 +241,7 @@ class HttpFetcher:
     def _once(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | BinaryIO | None
     ) -> urllib3.BaseHTTPResponse:
+        _require_address(url)
         words = {"Accept-Encoding": "identity", "User-Agent": "skerry", **headers}
         authorization = self._authorize() if self._authorize else None
         if authorization is not None:
@@ -249,8 +250,6 @@ class HttpFetcher:
             return self._pool.request(
                 method, url, headers=words, body=body, preload_content=False, redirect=False
             )
-        except urllib3.exceptions.LocationParseError as error:
-            raise InputError("is not an address", where=url, remedy="check the URL") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise BusyError(f"cannot be reached: {_reason(error)}", where=_origin(url)) from error
 
@@ -330,6 +329,16 @@ def _redirected(url: str, answer: urllib3.BaseHTTPResponse, *, may_follow: bool)
     )
 
 
+def _require_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise InputError("is not an address", where=url[:200], remedy="give http:// or https://…")
+
+
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
@@ -338,6 +347,7 @@ def _origin(url: str) -> str:
 def _finish(answer: urllib3.BaseHTTPResponse) -> None:
     """Give the connection back if its answer was read to the end, else close it."""
     if getattr(answer, "length_remaining", None) == 0:
+        answer.drain_conn()
         answer.release_conn()
     else:
         answer.close()

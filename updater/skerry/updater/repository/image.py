@@ -166,8 +166,8 @@ class ImageRepository:
 
     def _verified(self, uploaded: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[Release]]:
         """The files of `uploaded` that are new, all verified, and the releases they add."""
-        for name, data in uploaded.items():
-            if not _UPLOAD.fullmatch(name) or len(data) > self._limits.metadata_bytes:
+        for name, file in uploaded.items():
+            if not _UPLOAD.fullmatch(name) or len(file) > self._limits.metadata_bytes:
                 raise InputError(
                     f"{name[:80]!r} cannot be published",
                     remedy="publish <version>.root.json and <version>.targets.json",

@@ -1,0 +1,150 @@
+"""What the real network does to a request, and how little of it a device has to bear."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakes.clock import FakeClock
+from fakes.site import Site, serving
+from skerry.devices.errors import InputError, TrustError
+from skerry.updater.fetch import BusyError, FetchLimits, HttpFetcher, RefusedError, fetch_bytes
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def http() -> Iterator[HttpFetcher]:
+    fetcher = HttpFetcher(limits=FetchLimits(connect_s=2, read_s=0.3, chunk_bytes=500))
+    yield fetcher
+    fetcher.close()
+
+
+def test_an_endless_body_is_left_after_what_was_agreed(site: Site, http: HttpFetcher) -> None:
+    sent = 0
+
+    def endless(handler) -> None:
+        nonlocal sent
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        try:
+            while True:
+                handler.wfile.write(b"x" * 1_000)
+                sent += 1_000
+        except OSError:
+            return
+
+    site.special["/endless"] = endless
+    with pytest.raises(TrustError, match="endless data"):
+        fetch_bytes(http, site.url + "/endless", 5_000)
+
+
+def test_a_stall_is_given_up(site: Site, http: HttpFetcher) -> None:
+    def stall(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b"x" * 10)
+        handler.wfile.flush()
+        site.released.wait(5)
+        handler.close_connection = True
+
+    site.special["/stall"] = stall
+    with pytest.raises(BusyError, match="broke off after 10 bytes"):
+        fetch_bytes(http, site.url + "/stall", 100)
+
+
+def test_a_trickle_is_given_up(site: Site) -> None:
+    class Hurried(FakeClock):
+        def monotonic(self) -> float:
+            self.advance(5)
+            return super().monotonic()
+
+    site.pages["/a"] = b"x" * 2_000
+    http = HttpFetcher(limits=FetchLimits(chunk_bytes=10), clock=Hurried())
+    with pytest.raises(BusyError, match=r"only \d+ bytes in \d+ s"):
+        fetch_bytes(http, site.url + "/a", 2_000)
+
+
+def test_another_range_than_asked_for_is_not_taken(site: Site, http: HttpFetcher) -> None:
+    def wrong(handler) -> None:
+        handler.answer(206, {"Content-Range": "bytes 0-9/10"}, b"0123456789")
+
+    site.special["/a"] = wrong
+    with (
+        pytest.raises(BusyError, match="another range"),
+        http.open(site.url + "/a", max_bytes=10, start=4),
+    ):
+        pass
+
+
+def test_a_server_without_ranges_starts_over(site: Site, http: HttpFetcher) -> None:
+    site.special["/a"] = lambda handler: handler.answer(200, {}, b"0123456789")  # type: ignore[attr-defined]
+    with http.open(site.url + "/a", max_bytes=10, start=4) as body:
+        assert body.start == 0
+        assert b"".join(body) == b"0123456789"
+
+
+def test_a_redirect_is_followed_within_the_origin_alone(site: Site, http: HttpFetcher) -> None:
+    site.pages["/new"] = b"here"
+    site.special["/old"] = lambda handler: handler.answer(302, {"Location": "/new"}, b"")  # type: ignore[attr-defined]
+    assert fetch_bytes(http, site.url + "/old", 10) == b"here"
+    elsewhere = {"Location": "http://127.0.0.2:9/secret"}
+    site.special["/away"] = lambda handler: handler.answer(302, elsewhere, b"")  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match=r"127\.0\.0\.2"):
+        fetch_bytes(http, site.url + "/away", 10)
+    site.special["/loop"] = lambda handler: handler.answer(302, {"Location": "/loop"}, b"")  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match="too many redirects"):
+        fetch_bytes(http, site.url + "/loop", 10)
+
+
+def test_the_token_is_asked_for_each_request(site: Site) -> None:
+    tokens = iter(["Bearer one", "Bearer two"])
+    http = HttpFetcher(authorize=lambda: next(tokens))
+    site.pages["/a"] = b"x"
+    fetch_bytes(http, site.url + "/a", 1)
+    fetch_bytes(http, site.url + "/a", 1)
+    assert [words["Authorization"] for _, _, words in site.requests] == ["Bearer one", "Bearer two"]
+
+
+def test_nobody_listening_is_busy(http: HttpFetcher) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(BusyError, match="cannot be reached"):
+        fetch_bytes(http, f"http://127.0.0.1:{port}/a", 1)
+
+
+@pytest.mark.parametrize("url", ["http://", "ftp://a/b", "http://[::1"])
+def test_what_is_no_address_is_said_to_be_none(http: HttpFetcher, url: str) -> None:
+    with pytest.raises(InputError):
+        fetch_bytes(http, url, 1)
+
+
+def test_the_reason_a_server_gives_reaches_the_reader(site: Site, http: HttpFetcher) -> None:
+    site.special["/a"] = lambda handler: handler.answer(403, {}, b"this device is revoked")  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match="this device is revoked"):
+        fetch_bytes(http, site.url + "/a", 10)
+
+
+def test_a_file_is_sent_from_the_disk(site: Site, http: HttpFetcher, tmp_path: Path) -> None:
+    taken: dict[str, bytes] = {}
+
+    def accept(method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        taken[f"{method} {path}"] = body
+        return 201, {}, b"thanks"
+
+    site.accept = accept
+    path = tmp_path / "blob"
+    path.write_bytes(b"y" * 100_000)
+    with path.open("rb") as file:
+        answer = http.send("PUT", site.url + "/b", file, content_type="application/octet-stream")
+    assert answer == b"thanks"
+    assert taken["PUT /b"] == path.read_bytes()
+    assert http.send("POST", site.url + "/c", b"{}", content_type="application/json") == b"thanks"
