@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -81,11 +81,16 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Operations in the order they run, and the names of what they yield."""
+    """Operations in the order they run, and the names of what they yield.
+
+    Attributes:
+        constants: what was computed of it once, by name.
+    """
 
     inputs: tuple[Named, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_function(function: Any, package: Package, max_elements: int) -> Block:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skerry.converter.coreml_exec.evaluate import evaluate, fold
+from skerry.converter.coreml_exec.evaluate import Evaluator
 from skerry.converter.coreml_exec.graph import Block, Named, TensorType, read_function
 from skerry.converter.coreml_exec.package import Package, PackageLimits
 from skerry.devices.errors import BundleError, SignatureMismatch, UnavailableError, UnsupportedError
@@ -29,11 +29,13 @@ class MilLimits:
     Attributes:
         package: what its files may be.
         max_elements: elements of one tensor.
+        loop_steps: turns of one loop.
         rows: batches of a fixed-batch program that are computed side by side.
     """
 
     package: PackageLimits = field(default_factory=PackageLimits)
     max_elements: int = 1 << 30
+    loop_steps: int = 1 << 16
     rows: int = 64
 
 
@@ -42,16 +44,20 @@ class MilProgram:
 
     A program whose batch axis is fixed takes batches of any length all the same: it is mapped over
     them (`torch.func.vmap`), or run once for each where an operator's result shape hangs on data.
+    State (iOS 18) begins at zero in every run.
     """
 
     name = "skerry MIL reference"
 
-    def __init__(self, block: Block, constants: Mapping[str, Any], limits: MilLimits) -> None:
-        self._block = block
-        self._constants = constants
+    def __init__(self, block: Block, limits: MilLimits) -> None:
         self._limits = limits
-        self._types = {item.name: _tensor_type(item) for item in block.inputs}
-        self.inputs = tuple(_spec(item.name, self._types[item.name]) for item in block.inputs)
+        self._evaluator = Evaluator(max_elements=limits.max_elements, max_steps=limits.loop_steps)
+        with torch.no_grad():
+            self._block = self._evaluator.fold(block)
+        types = {item.name: _tensor_type(item) for item in block.inputs}
+        self._types = {name: kind for name, kind in types.items() if not kind.state}
+        self._states = {name: kind for name, kind in types.items() if kind.state}
+        self.inputs = tuple(_spec(name, kind) for name, kind in self._types.items())
         produced = {item.name: item for operation in block.operations for item in operation.outputs}
         produced |= {item.name: item for item in block.inputs}
         self.outputs = tuple(
@@ -93,9 +99,7 @@ class MilProgram:
         if function is None:
             raise BundleError("it has no main function", where=path)
         block = read_function(function, package, limits.max_elements)
-        with torch.no_grad():
-            block, constants = fold(block, limits.max_elements)
-        return cls(block, constants, limits)
+        return cls(block, limits)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute every output for a batch of any length (axis 0).
@@ -118,7 +122,7 @@ class MilProgram:
 
     def close(self) -> None:
         """Give the weights back."""
-        self._constants = {}
+        self._block = Block((), (), ())
 
     def _rows(self, inputs: Arrays) -> int:
         names = {spec.name for spec in self.inputs}
@@ -144,7 +148,11 @@ class MilProgram:
         return torch.from_numpy(np.array(array)).to(self._types[spec.name].kind.torch)
 
     def _once(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return evaluate(self._block, {**self._constants, **tensors}, self._limits.max_elements)
+        states = {
+            name: [torch.zeros(kind.shape or (), dtype=kind.kind.torch)]
+            for name, kind in self._states.items()
+        }
+        return self._evaluator.evaluate(self._block, {**states, **tensors})
 
     def _many(self, tensors: dict[str, Tensor], rows: int, fixed: int) -> dict[str, Tensor]:
         """`rows` rows through a program that takes `fixed`; the last group is filled up."""

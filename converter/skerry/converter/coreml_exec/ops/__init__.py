@@ -4,6 +4,7 @@ from skerry.converter.coreml_exec.call import Kernel
 from skerry.converter.coreml_exec.ops import (
     activation,
     constexpr,
+    control,
     conv,
     elementwise,
     gather,
@@ -25,6 +26,7 @@ OPERATORS: dict[str, Kernel] = {
     for family in (
         activation,
         constexpr,
+        control,
         conv,
         elementwise,
         gather,

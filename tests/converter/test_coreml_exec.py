@@ -1,0 +1,231 @@
+"""The MIL executor against PyTorch, on networks that coremltools converted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fakes.mlpackage import from_export, from_mil, from_trace, save
+from skerry.converter.coreml_exec import MilLimits, MilProgram
+from skerry.converter.coreml_exec.package import PackageLimits
+from skerry.devices.errors import BundleError, InputError, SignatureMismatch, UnsupportedError
+
+_TOLERANCE = {False: 1e-4, True: 1e-2}
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8 * 16, 10)
+        self.last = nn.LayerNorm(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.stem(x)))
+        y = F.max_pool2d(y + F.relu6(self.depthwise(y)), 3, 2, 1)
+        y = F.avg_pool2d(y, 3, 2, 1)
+        return F.softmax(self.last(self.head(y.flatten(1))), -1)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 32)
+        self.norm = nn.LayerNorm(32)
+        self.qkv = nn.Linear(32, 96)
+        self.project = nn.Linear(32, 32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        qkv = self.qkv(self.norm(x)).reshape(*x.shape[:2], 3, 4, 8)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        return self.head(F.gelu(self.project(y)) + x).mean(1)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: str, both: bool) -> None:
+        super().__init__()
+        make = getattr(nn, kind)
+        self.layers = make(6, 12, num_layers=2, batch_first=True, bidirectional=both)
+        self.head = nn.Linear(24 if both else 12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x)[0].mean(1))
+
+
+def _error(program: MilProgram, module: nn.Module, x: Tensor) -> float:
+    (found,) = program.run({program.inputs[0].name: x.numpy()}).values()
+    with torch.no_grad():
+        wanted = module.eval()(x).numpy()
+    assert found.shape == wanted.shape
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_convolutional_network(tmp_path: Path, half: bool) -> None:
+    module = Residual()
+    program = from_export(module, (torch.randn(1, 3, 16, 16),), tmp_path, half=half)
+    assert program.inputs[0].shape == (1, 3, 16, 16)
+    assert _error(program, module, torch.randn(5, 3, 16, 16)) < _TOLERANCE[half]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("target", [ct.target.iOS16, ct.target.iOS18])
+def test_a_transformer(tmp_path: Path, half: bool, target: Any) -> None:
+    module = Attention()
+    tokens = torch.randint(0, 50, (3, 7), dtype=torch.int32)
+    program = from_export(module, (tokens[:1],), tmp_path, half=half, target=target)
+    assert _error(program, module, tokens) < _TOLERANCE[half]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "both"), [("LSTM", False), ("LSTM", True), ("GRU", False), ("RNN", False)]
+)
+def test_recurrent_layers(tmp_path: Path, kind: str, both: bool, half: bool) -> None:
+    module = Recurrent(kind, both)
+    program = from_trace(module, (torch.randn(1, 5, 6),), tmp_path, half=half)
+    assert _error(program, module, torch.randn(3, 5, 6)) < _TOLERANCE[half]
+
+
+def test_static_int8_from_pt2e(tmp_path: Path) -> None:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    module, x = Residual().eval(), torch.randn(1, 3, 16, 16)
+    quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
+    prepared = prepare_pt2e(torch.export.export(module, (x,)).module(), quantizer)
+    for _ in range(8):
+        prepared(torch.randn(1, 3, 16, 16))
+    converted = convert_pt2e(prepared, fold_quantize=True)
+    program = torch.export.export(converted, (x,)).run_decompositions({})
+    model = ct.convert(
+        program,
+        compute_precision=ct.precision.FLOAT32,
+        minimum_deployment_target=ct.target.iOS17,
+        skip_model_load=True,
+    )
+    executed = save(model, tmp_path)
+    found = executed.run({executed.inputs[0].name: x.numpy()})[executed.outputs[0].name]
+    np.testing.assert_allclose(found, converted(x).detach().numpy(), atol=1e-5)
+
+
+def test_rows_are_independent_of_their_batch(tmp_path: Path) -> None:
+    program = from_export(Residual(), (torch.randn(1, 3, 16, 16),), tmp_path)
+    name = program.inputs[0].name
+    rows = torch.randn(70, 3, 16, 16).numpy()
+    (together,) = program.run({name: rows}).values()
+    alone = [next(iter(program.run({name: rows[i : i + 1]}).values())) for i in (0, 63, 69)]
+    np.testing.assert_allclose(together[[0, 63, 69]], np.concatenate(alone), atol=1e-6)
+
+
+def test_a_program_that_cannot_be_mapped_is_looped(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import Builder as mb
+
+    def keep_positive(x: Any) -> Any:
+        return mb.reduce_sum(x=mb.non_zero(x=mb.relu(x=x)), axes=[0], keep_dims=True)
+
+    program = from_mil(keep_positive, [(1, 4)], tmp_path)
+    rows = np.array([[1, -1, 2, 3], [-1, -1, -1, 5]], np.float32)
+    (found,) = program.run({"x": rows}).values()
+    np.testing.assert_array_equal(found, [[0, 5], [0, 3]])
+
+
+def test_a_missing_operator_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skerry.converter.coreml_exec import evaluate
+
+    fewer = {k: v for k, v in evaluate.OPERATORS.items() if k not in ("conv", "softmax")}
+    monkeypatch.setattr(evaluate, "OPERATORS", fewer)
+    with pytest.raises(UnsupportedError, match=r"conv, softmax"):
+        from_export(Residual(), (torch.randn(1, 3, 16, 16),), tmp_path)
+
+
+def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
+    program = from_export(Residual(), (torch.randn(1, 3, 16, 16),), tmp_path)
+    with pytest.raises(SignatureMismatch, match="give"):
+        program.run({"nothing": np.zeros((1, 3, 16, 16), np.float32)})
+    with pytest.raises(SignatureMismatch, match="does not fit"):
+        program.run({program.inputs[0].name: np.zeros((1, 3, 8, 16), np.float32)})
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package")
+    from_export(Residual(), (torch.randn(1, 3, 16, 16),), folder)
+    return folder / "model.mlpackage"
+
+
+@pytest.fixture
+def broken(package: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(package, tmp_path / "broken.mlpackage"))
+
+
+def _weights(path: Path) -> Path:
+    (found,) = path.rglob("weight.bin")
+    return found
+
+
+def test_a_truncated_weight_file(broken: Path) -> None:
+    weights = _weights(broken)
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(BundleError, match="weight"):
+        MilProgram.load(broken)
+
+
+def test_a_weight_file_with_a_lying_header(broken: Path) -> None:
+    weights = _weights(broken)
+    data = bytearray(weights.read_bytes())
+    data[64 + 16 : 64 + 24] = (2**62).to_bytes(8, "little")  # where the first blob's data begins
+    weights.write_bytes(data)
+    with pytest.raises(BundleError, match="fit its file"):
+        MilProgram.load(broken)
+
+
+def test_a_manifest_that_leaves_its_folder(broken: Path) -> None:
+    manifest = broken / "Manifest.json"
+    manifest.write_text(manifest.read_text().replace("com.apple.CoreML/model", "../../model"))
+    with pytest.raises(InputError, match="leave its folder"):
+        MilProgram.load(broken)
+
+
+def test_weights_behind_a_link(broken: Path, tmp_path: Path) -> None:
+    weights = _weights(broken)
+    outside = tmp_path / "secret.bin"
+    weights.rename(outside)
+    weights.symlink_to(outside)
+    with pytest.raises(InputError, match="by a link"):
+        MilProgram.load(broken)
+
+
+def test_a_specification_that_is_no_model(broken: Path) -> None:
+    (found,) = broken.rglob("*.mlmodel")
+    found.write_bytes(b"\xff" * 100)
+    with pytest.raises(BundleError, match="not a Core ML model"):
+        MilProgram.load(broken)
+
+
+def test_limits_hold(package: Path) -> None:
+    with pytest.raises(BundleError, match="are accepted"):
+        MilProgram.load(package, MilLimits(package=PackageLimits(specification_bytes=100)))
+    with pytest.raises(BundleError, match="elements"):
+        MilProgram.load(package, MilLimits(max_elements=100))
