@@ -1,0 +1,125 @@
+"""A release that has passed every step: it answers, counts its calls, and closes after the last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+
+import msgspec
+
+from skerry.devices.digest import Digest
+from skerry.devices.errors import UnavailableError
+from skerry.runtime.bundle.card import ArtifactSpec, Card, TensorSpec
+from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.engine.base import Arrays, Engine
+from skerry.runtime.golden import GoldenResult
+from skerry.runtime.session import Session
+
+__all__ = ["Info", "Prepared"]
+
+
+class Info(msgspec.Struct, frozen=True):
+    """What serves: model, version, digest, artifact, engine and signature."""
+
+    model: str
+    version: str
+    manifest: str
+    artifact: str
+    engine: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+
+
+class Prepared:
+    """A release that has passed every step and can serve.
+
+    Attributes:
+        card, artifact: what the bundle says of it.
+        manifest: the bundle's identity.
+        info: the same for people.
+        golden: what the golden test found.
+        session: what answers; call it between `enter` and `leave`.
+        row_seconds: the quickest single-row call of the warm-up.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        artifact: ArtifactSpec,
+        engine: Engine,
+        session: Session,
+        golden: GoldenResult,
+        row_seconds: float,
+    ) -> None:
+        self.card: Card = bundle.card
+        self.artifact = artifact
+        self.manifest: Digest = bundle.manifest.digest
+        self.golden = golden
+        self.row_seconds = row_seconds
+        self.info = _info(bundle, artifact, engine)
+        self._engine = engine
+        self.session = session
+        self._lock = Lock()
+        self._calls = 0
+        self._retired = False
+        self._closed = False
+
+    def predict(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+        """Answer one call with this release, whether or not it is the active one.
+
+        Raises:
+            SignatureMismatch: the call does not fit the signature; names the tensor.
+            UnavailableError: the engine failed, or the release is closed.
+        """
+        if not self.enter():
+            raise UnavailableError("the release is closed", where=self.manifest)
+        try:
+            return self.session.predict(inputs, outputs)
+        finally:
+            self.leave()
+
+    def enter(self) -> bool:
+        """Begin a call; False where the release is closing."""
+        with self._lock:
+            if self._retired:
+                return False
+            self._calls += 1
+            return True
+
+    def leave(self) -> None:
+        """End a call that `enter` let in. The last one out of a retired release closes it."""
+        with self._lock:
+            self._calls -= 1
+            if self._calls or not self._retired:
+                return
+        self._close_engine()
+
+    def close(self) -> None:
+        """Let no further call in; the engine is closed when the calls under way have ended."""
+        with self._lock:
+            self._retired = True
+            if self._calls:
+                return
+        self._close_engine()
+
+    def _close_engine(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._engine.close()
+
+
+def _info(bundle: Bundle, artifact: ArtifactSpec, engine: Engine) -> Info:
+    card = bundle.card
+    return Info(
+        card.model,
+        card.version,
+        str(bundle.manifest.digest),
+        artifact.name,
+        engine.name,
+        card.inputs,
+        card.outputs,
+        card.labels,
+    )

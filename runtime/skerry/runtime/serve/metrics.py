@@ -1,0 +1,77 @@
+"""What the server counts, in the Prometheus text format 0.0.4."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from threading import Lock
+
+from skerry.runtime.prepared import Info
+
+__all__ = ["BUCKETS", "Metrics"]
+
+BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class Metrics:
+    """Counts of requests by status and of inference latency. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._status: dict[int, int] = {}
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._seconds = 0.0
+
+    def answered(self, status: int, seconds: float | None = None) -> None:
+        """One response; `seconds` from request to answer where it was an inference."""
+        with self._lock:
+            self._status[status] = self._status.get(status, 0) + 1
+            if seconds is not None:
+                self._counts[bisect_left(BUCKETS, seconds)] += 1
+                self._seconds += seconds
+
+    def text(self, info: Info | None) -> str:
+        """The exposition. `info` is what serves."""
+        with self._lock:
+            status, counts, seconds = dict(self._status), list(self._counts), self._seconds
+        lines = [
+            "# HELP skerry_http_responses_total HTTP responses by status.",
+            "# TYPE skerry_http_responses_total counter",
+        ]
+        lines += [
+            f'skerry_http_responses_total{{code="{code}"}} {count}'
+            for code, count in sorted(status.items())
+        ]
+        lines += [
+            "# HELP skerry_inference_seconds Time from request to answer.",
+            "# TYPE skerry_inference_seconds histogram",
+        ]
+        total = 0
+        for bound, count in zip((*BUCKETS, "+Inf"), counts, strict=True):
+            total += count
+            lines.append(f'skerry_inference_seconds_bucket{{le="{bound}"}} {total}')
+        lines += [
+            f"skerry_inference_seconds_sum {seconds:.6f}",
+            f"skerry_inference_seconds_count {total}",
+            "# HELP skerry_ready Whether a model serves.",
+            "# TYPE skerry_ready gauge",
+            f"skerry_ready {int(info is not None)}",
+        ]
+        if info is not None:
+            labels = {
+                "model": info.model,
+                "version": info.version,
+                "artifact": info.artifact,
+                "manifest": info.manifest,
+                "engine": info.engine,
+            }
+            pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+            lines += [
+                "# HELP skerry_model_info What serves.",
+                "# TYPE skerry_model_info gauge",
+                f"skerry_model_info{{{pairs}}} 1",
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
