@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 import stat
 from collections.abc import Callable
@@ -124,8 +125,13 @@ def serve(
     server = Server(runtime, host=host, port=port, uds=uds, limits=limits)
     if on_start is not None:
         on_start(server.address)
-    with suppress(KeyboardInterrupt):
-        server.run()
+    # uvicorn raises the signal that stopped it once more when it is done.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with suppress(KeyboardInterrupt):
+            server.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Uvicorn(uvicorn.Server):
