@@ -1,0 +1,158 @@
+"""Blobs from the server into the store: resumed where they broke off, no faster than allowed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event
+
+from skerry.devices.clock import Clock
+from skerry.devices.digest import Descriptor
+from skerry.devices.errors import CancelledError, DigestMismatch, TrustError, UnavailableError
+from skerry.updater.agent.schedule import Hours
+from skerry.updater.fetch import BusyError, Fetcher
+from skerry.updater.store.partial import Partial
+from skerry.updater.store.store import Store
+
+__all__ = ["DownloadLimits", "Downloader", "OutsideHoursError"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadLimits:
+    """How a device may use its line.
+
+    Attributes:
+        bytes_per_s: most bytes a second on average; 0 for as fast as it goes.
+        hours: when blobs may be fetched; empty for any time.
+        blob_bytes: largest blob accepted.
+        resumes: how often a broken answer is continued at once, as long as each brings new bytes.
+        resume_s: most seconds of pause before continuing.
+    """
+
+    bytes_per_s: int = 0
+    hours: Sequence[Hours] = ()
+    blob_bytes: int = 1 << 30
+    resumes: int = 16
+    resume_s: float = 0.5
+
+
+class OutsideHoursError(UnavailableError):
+    """Not now.
+
+    Attributes:
+        retry_after: seconds until the hours begin.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.retry_after = seconds
+        super().__init__(f"downloads are allowed again in {seconds:.0f} s", where="hours")
+
+
+class Downloader:
+    """Fetches blobs by digest from one server into a store.
+
+    Args:
+        server: base URL.
+        interrupted: set to break a download off at its next bytes; what is here is kept.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        server: str,
+        store: Store,
+        *,
+        clock: Clock,
+        interrupted: Event,
+        limits: DownloadLimits | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._fetcher, self._server, self._store = fetcher, server.rstrip("/"), store
+        self._clock, self._interrupted = clock, interrupted
+        self._limits = limits or DownloadLimits()
+        self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self.fetched_bytes = 0
+
+    def get(self, blob: Descriptor) -> None:
+        """See that `blob` is in the store.
+
+        Raises:
+            DigestMismatch, TrustError: the server sent something else; nothing of it is kept.
+            RefusedError: the server refused for good.
+            BusyError, OutsideHoursError, CancelledError: later; what is here is kept.
+            QuotaError, UnavailableError: the disk is full or not writable.
+        """
+        if self._store.blobs.has(blob.digest):
+            return
+        if blob.size > self._limits.blob_bytes:
+            raise TrustError(
+                f"a blob of {blob.size} bytes, at most {self._limits.blob_bytes}",
+                where=blob.digest,
+                remedy="raise the limit of this device",
+            )
+        resumed = self._fetch(blob)
+        try:
+            self._store.adopt(resumed)
+        except DigestMismatch:
+            if not resumed.resumed:
+                raise
+            self._store.adopt(self._fetch(blob))
+
+    def _fetch(self, blob: Descriptor) -> Partial:
+        """The download of `blob`, as long as it shall be; its content is not checked yet."""
+        partial = self._store.partial(blob)
+        try:
+            for left in range(self._limits.resumes, -1, -1):
+                before = partial.size
+                try:
+                    self._continue(partial)
+                    return partial
+                except BusyError as error:
+                    partial.checkpoint()
+                    if partial.size == before or not left or error.retry_after:
+                        raise
+                self._pause(self._limits.resume_s * self._chance.random())
+        except TrustError:
+            partial.discard()
+            raise
+        except BaseException:
+            partial.close()
+            raise
+        raise AssertionError("unreachable")
+
+    def _continue(self, partial: Partial) -> None:
+        blob, url = partial.blob, f"{self._server}/blobs/sha256/{partial.blob.digest.hex}"
+        if partial.size == blob.size:
+            return
+        self._check_hours()
+        with self._fetcher.open(url, max_bytes=blob.size, start=partial.size) as body:
+            if body.start != partial.size:
+                partial.restart()
+            began, taken = self._clock.monotonic(), 0
+            for chunk in body:
+                partial.append(chunk)
+                taken += len(chunk)
+                self.fetched_bytes += len(chunk)
+                if self._limits.bytes_per_s:
+                    due = began + taken / self._limits.bytes_per_s
+                    self._pause(due - self._clock.monotonic())
+                if self._interrupted.is_set():
+                    partial.checkpoint()
+                    raise CancelledError("the download was interrupted", where=url)
+                self._check_hours(partial)
+        if partial.size < blob.size:
+            raise BusyError(
+                f"the answer ended after {partial.size} of {blob.size} bytes", where=url
+            )
+
+    def _check_hours(self, partial: Partial | None = None) -> None:
+        seconds = Hours.until_open(self._limits.hours, self._clock.now())
+        if seconds:
+            if partial is not None:
+                partial.checkpoint()
+            raise OutsideHoursError(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            self._clock.wait(self._interrupted, seconds)

@@ -1,0 +1,153 @@
+"""A download in progress: bytes that survive, and how many of them are known to be good.
+
+`<hex>.part` grows at its end; `<hex>.mark` says how many of its bytes were synced, and their hash.
+After a crash only what the mark vouches for is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from skerry.devices.digest import Descriptor
+from skerry.devices.errors import DigestMismatch, UnavailableError
+from skerry.devices.files import Disk, write_atomically
+
+__all__ = ["Partial"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    size: int
+    sha256: str
+
+
+class Partial:
+    """The bytes of `blob` that are here so far.
+
+    Args:
+        folder: where partial downloads lie; must exist.
+        blob: what is being fetched.
+        disk: the seam to the filesystem.
+        checkpoint_bytes: how many new bytes are worth a sync.
+
+    Attributes:
+        size: bytes that are here.
+        resumed: whether some were here before.
+
+    Raises:
+        UnavailableError: the files cannot be read or written.
+    """
+
+    def __init__(
+        self, folder: Path, blob: Descriptor, disk: Disk, *, checkpoint_bytes: int
+    ) -> None:
+        self.blob = blob
+        self.path = folder / f"{blob.digest.hex}.part"
+        self._mark = folder / f"{blob.digest.hex}.mark"
+        self._disk, self._every = disk, checkpoint_bytes
+        self._state, self.size = hashlib.sha256(), 0
+        self._marked = 0
+        try:
+            self._file = self._open()
+        except OSError as error:
+            raise UnavailableError(f"cannot write: {error.strerror}", where=self.path) from error
+
+    def append(self, chunk: bytes) -> None:
+        """Add bytes at the end.
+
+        Raises:
+            DigestMismatch: there are more than the blob has.
+            UnavailableError: the disk is full.
+        """
+        if self.size + len(chunk) > self.blob.size:
+            raise DigestMismatch(f"more than {self.blob.size} bytes", where=self.blob.digest)
+        try:
+            self._disk.write(self._file, chunk)
+        except OSError as error:
+            raise UnavailableError(f"cannot write: {error.strerror}", where=self.path) from error
+        self._state.update(chunk)
+        self.size += len(chunk)
+        if self.size - self._marked >= self._every:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Make what is here survive a power cut."""
+        if self.size == self._marked:
+            return
+        mark = _Mark(self.size, self._state.hexdigest())
+        try:
+            self._disk.sync(self._file)
+        except OSError as error:
+            raise UnavailableError(f"cannot write: {error.strerror}", where=self.path) from error
+        self._disk.sync_folder(self.path.parent)
+        write_atomically(self._mark, msgspec.json.encode(mark), disk=self._disk)
+        self._marked = self.size
+
+    def restart(self) -> None:
+        """Forget every byte: the sender begins at the first one."""
+        self._disk.unlink(self._mark)
+        self._file.truncate(0)
+        self._file.seek(0)
+        self._state, self.size, self._marked = hashlib.sha256(), 0, 0
+
+    def finish(self, target: Path) -> None:
+        """Move the whole blob to `target`.
+
+        Raises:
+            DigestMismatch: the bytes are not the blob; they are forgotten.
+        """
+        if self.size != self.blob.size or self._state.hexdigest() != self.blob.digest.hex:
+            found = f"{self.size} bytes of sha256:{self._state.hexdigest()[:12]}…"
+            self.discard()
+            raise DigestMismatch(
+                f"fetched {found}, expected {self.blob.size} bytes", where=self.blob.digest
+            )
+        try:
+            self._disk.sync(self._file)
+            self._file.close()
+            self._disk.replace(self.path, target)
+            self._disk.sync_folder(target.parent)
+            self._disk.unlink(self._mark)
+        except OSError as error:
+            raise UnavailableError(f"cannot write: {error.strerror}", where=target) from error
+
+    def discard(self) -> None:
+        """Remove what was fetched."""
+        self._file.close()
+        self._disk.unlink(self._mark)
+        self._disk.unlink(self.path)
+
+    def close(self) -> None:
+        """Stop here; what the last checkpoint covers is kept."""
+        self._file.close()
+
+    def _open(self) -> BinaryIO:
+        good = self._good_bytes()
+        file = self.path.open("r+b" if good else "w+b", buffering=0)
+        file.truncate(good)
+        file.seek(good)
+        self.size = self._marked = good
+        self.resumed = good > 0
+        return file
+
+    def _good_bytes(self) -> int:
+        """How many bytes the mark vouches for; leaves the hash at their end."""
+        try:
+            mark = msgspec.json.decode(self._mark.read_bytes(), type=_Mark)
+            with self.path.open("rb") as file:
+                left = mark.size
+                while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                    self._state.update(chunk)
+                    left -= len(chunk)
+        except (OSError, msgspec.DecodeError):
+            self._state = hashlib.sha256()
+            return 0
+        if left or mark.size > self.blob.size or self._state.hexdigest() != mark.sha256:
+            self._state = hashlib.sha256()
+            return 0
+        return mark.size

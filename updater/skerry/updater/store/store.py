@@ -1,0 +1,195 @@
+"""A device's store: content-addressed blobs, the slots that name them, and room for both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from skerry.devices.digest import Descriptor, Digest, digest_file
+from skerry.devices.errors import InputError, QuotaError, UnavailableError
+from skerry.devices.files import Disk, RealDisk
+from skerry.runtime.blobs import FolderBlobs
+from skerry.updater.store.journal import Journal
+from skerry.updater.store.partial import Partial
+from skerry.updater.store.slots import Held, Situation, forgotten, named
+
+__all__ = ["Store", "StoreLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLimits:
+    """How much a store may hold.
+
+    Attributes:
+        quota_bytes: blobs and partial downloads together.
+        free_bytes: what is left free on the filesystem at least.
+        checkpoint_bytes: how many bytes of a download a power cut may cost.
+    """
+
+    quota_bytes: int = 2 << 30
+    free_bytes: int = 16 << 20
+    checkpoint_bytes: int = 1 << 20
+
+
+class Store:
+    """Blobs, slots, journal and downloads below one folder.
+
+    Opening it finishes what a power cut interrupted. One process at a time.
+
+    Args:
+        root: the folder; made if missing.
+        disk: the seam to the filesystem.
+        limits: how much it may hold.
+
+    Raises:
+        InputError: `slots.json` or `journal.json` is malformed.
+        UnavailableError: the folder cannot be made, read or written.
+    """
+
+    def __init__(
+        self, root: Path, *, disk: Disk | None = None, limits: StoreLimits | None = None
+    ) -> None:
+        self.root, self.limits = root, limits or StoreLimits()
+        self._disk = disk or RealDisk()
+        self._folder, self._downloads = root / "blobs" / "sha256", root / "downloads"
+        for folder in (self._folder, self._downloads):
+            self._make(folder)
+        self._sweep()
+        self.blobs = FolderBlobs(root, self._disk)
+        self._journal = Journal(root, self._disk)
+
+    @property
+    def now(self) -> Situation:
+        """The slots, and the update in progress."""
+        return self._journal.now
+
+    def become(self, after: Situation) -> None:
+        """Make `after` the situation, so that a power cut leaves this one or that one."""
+        self._journal.write(after)
+
+    # Blobs
+
+    def missing(self, blobs: Iterable[Descriptor]) -> list[Descriptor]:
+        """Those of `blobs` that are not here, each once."""
+        return [blob for blob in dict.fromkeys(blobs) if not self.blobs.has(blob.digest)]
+
+    def damaged(self, held: Held) -> list[Descriptor]:
+        """The blobs of `held` whose bytes are gone or changed; the changed ones are removed."""
+        bad = []
+        for ref in (held.manifest, *held.blobs):
+            blob = ref.descriptor()
+            path = self._folder / blob.digest.hex
+            with suppress(OSError):
+                if digest_file(path) == blob:
+                    continue
+                self._disk.unlink(path)
+            bad.append(blob)
+        return bad
+
+    def partial(self, blob: Descriptor) -> Partial:
+        """The download of `blob`, where it was left."""
+        return Partial(
+            self._downloads, blob, self._disk, checkpoint_bytes=self.limits.checkpoint_bytes
+        )
+
+    def adopt(self, partial: Partial) -> None:
+        """Make a finished download a blob.
+
+        Raises:
+            DigestMismatch: it is not what was asked for; nothing of it is kept.
+        """
+        partial.finish(self._folder / partial.blob.digest.hex)
+
+    def scratch(self, blob: Descriptor) -> Path:
+        """A file that may be written freely on the way to `blob`; a restart removes it."""
+        return self._downloads / f"{blob.digest.hex}.tmp"
+
+    def forget(self, digest: Digest) -> None:
+        """Remove a blob that no slot names, such as a patch that was applied.
+
+        Raises:
+            InputError: a slot names it.
+        """
+        if digest in named(self.now):
+            raise InputError("a slot names this blob", where=digest)
+        self.blobs.remove(digest)
+
+    # Room
+
+    def used_bytes(self) -> int:
+        """What blobs and partial downloads take."""
+        return sum(_size(path) for folder in self._folders() for path in folder.iterdir())
+
+    def make_room(self, wanted: Iterable[Descriptor]) -> None:
+        """See that `wanted` fits: collect what nothing names, then let go of the previous release.
+
+        Raises:
+            QuotaError: it does not fit all the same.
+        """
+        need = sum(
+            max(0, blob.size - _size(self._downloads / f"{blob.digest.hex}.part"))
+            for blob in self.missing(wanted)
+        )
+        if self._lacks(need) <= 0:
+            return
+        self.collect()
+        if self._lacks(need) > 0 and self.now.slots.previous is not None:
+            self.become(forgotten(self.now))
+            self.collect()
+        lack = self._lacks(need)
+        if lack > 0:
+            raise QuotaError(
+                f"{need} more bytes do not fit, {lack} too many",
+                where=self.root,
+                remedy="raise the quota or free some space",
+            )
+
+    def collect(self) -> int:
+        """Remove every blob and download that no slot and no update names; how many there were."""
+        keep = {digest.hex for digest in named(self.now)}
+        gone = 0
+        for folder in self._folders():
+            touched = False
+            for path in sorted(folder.iterdir()):
+                if path.name.partition(".")[0] not in keep:
+                    self._disk.unlink(path)
+                    gone, touched = gone + 1, True
+            if touched:
+                self._disk.sync_folder(folder)
+        return gone
+
+    def _lacks(self, need: int) -> int:
+        over_quota = self.used_bytes() + need - self.limits.quota_bytes
+        free = shutil.disk_usage(self.root).free
+        return max(over_quota, need + self.limits.free_bytes - free if need else 0)
+
+    def _folders(self) -> tuple[Path, Path]:
+        return self._folder, self._downloads
+
+    def _make(self, folder: Path) -> None:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            for path in reversed(missing):
+                path.mkdir(exist_ok=True)
+                self._disk.sync_folder(path.parent)
+        except OSError as error:
+            raise UnavailableError(f"cannot make it: {error.strerror}", where=folder) from error
+
+    def _sweep(self) -> None:
+        """Remove temporary files that a crash left behind."""
+        for folder in (self.root, *self._folders()):
+            for path in folder.iterdir():
+                if path.name.endswith(".tmp") or (
+                    path.name.startswith(".") and path.name.endswith(".part")
+                ):
+                    self._disk.unlink(path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
