@@ -10,10 +10,8 @@ import pytest
 
 from fakes.bundles import make_bundle
 
-_FORBIDDEN = set(
-    ["torch", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "coremltools", "onnx"]
-    + ["fastapi", "sqlalchemy", "pydantic"]
-)
+_FORBIDDEN = {"torch", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "coremltools", "onnx"}
+_FORBIDDEN |= {"fastapi", "sqlalchemy", "pydantic"}
 _ENGINES = {"onnxruntime", "ai-edge-litert"}
 _LIMIT_BYTES = 25 * 2**20
 
