@@ -1,0 +1,241 @@
+"""One device with all it talks to in memory: operator, server, network, and a light runtime."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from fakes.bundles import make_bundle
+from fakes.operator import SERVER, Stage
+from skerry.devices.digest import Descriptor, Digest
+from skerry.devices.errors import SkerryError
+from skerry.devices.files import Disk
+from skerry.devices.ids import DeviceId, ModelName, ReleaseId
+from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.observe import Observation
+from skerry.updater.agent.boot import mend, serve
+from skerry.updater.agent.download import Downloader, DownloadLimits
+from skerry.updater.agent.fetching import Fetching
+from skerry.updater.agent.health import HealthLimits
+from skerry.updater.agent.update import UpdateLimits, Updater
+from skerry.updater.repository import Release
+from skerry.updater.store.store import Store, StoreLimits
+from skerry.updater.trust import TrustedClient
+
+DEVICE = DeviceId("dev-1")
+
+
+class LightRelease:
+    """Stands for a loaded release: it was whole when it was loaded."""
+
+    def __init__(self, bundle: Bundle, artifact: str) -> None:
+        self.manifest, self.artifact = bundle.manifest.digest, artifact
+        self.version = bundle.card.version
+
+
+class LightModels:
+    """`Models` that checks digests and computes nothing.
+
+    Attributes:
+        broken: manifest → error to raise on loading it.
+        on_activate: called with each release that is about to serve.
+        loads: how many releases were loaded.
+    """
+
+    def __init__(self) -> None:
+        self.active: LightRelease | None = None
+        self.previous: LightRelease | None = None
+        self.broken: dict[Digest, SkerryError] = {}
+        self.on_activate: Callable[[LightRelease], None] = lambda release: None
+        self.loads = 0
+
+    def prepare(self, bundle: Bundle, artifact: str | None = None) -> LightRelease:
+        self.loads += 1
+        assert artifact is not None
+        bundle.verify(artifact)
+        if bundle.manifest.digest in self.broken:
+            raise self.broken[bundle.manifest.digest]
+        return LightRelease(bundle, artifact)
+
+    def activate(self, prepared: LightRelease) -> None:
+        if prepared is not self.active:
+            self.previous, self.active = self.active, prepared
+        self.on_activate(prepared)
+
+    def forget_previous(self) -> None:
+        self.previous = None
+
+    def close(self) -> None:
+        self.active = self.previous = None
+
+
+class ListReporter:
+    """`Reporter` into lists."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+        self.updates: list[Any] = []
+        self.reported: list[Any] = []
+
+    def event(self, kind: str, release: str, *, reason: str = "", update: Any = None) -> None:
+        self.events.append((kind, release, reason))
+        self.updates.append(update)
+
+    def slots(self, slots: Any) -> None:
+        self.reported.append(slots)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _, _ in self.events]
+
+
+class ListLog:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, object]]] = []
+
+    def __call__(self, event: str, **facts: object) -> None:
+        self.lines.append((event, facts))
+
+    @property
+    def events(self) -> list[str]:
+        return [event for event, _ in self.lines]
+
+
+class Fleet:
+    """The operator's and the server's side.
+
+    Attributes:
+        stage: the trust of it.
+        fetcher: the network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stage = folder, Stage(folder)
+        self.fetcher, self.clock = self.stage.fetcher, self.stage.clock
+        self.bundles: dict[int, Bundle] = {}
+
+    def publish(self, counter: int, **how: Any) -> Release:
+        """Make a bundle (`make_bundle`'s arguments), sign it as release `counter`, publish it."""
+        folder = self.folder / "bundles" / str(counter)
+        bundle = Bundle.open(make_bundle(folder, version=str(counter), **how))
+        self.bundles[counter] = bundle
+        for blob in (bundle.manifest, *bundle.descriptors()):
+            self.put(bundle.blobs.path(blob.digest).read_bytes())
+        release = Release(ReleaseId(ModelName("linear"), counter), str(counter), bundle.manifest)
+        self.stage.sign(release)
+        self.stage.publish()
+        return release
+
+    def put(self, data: bytes) -> Descriptor:
+        """Put a blob on the server."""
+        digest = Digest.of(data)
+        self.fetcher.put(self.url(digest), data)
+        return Descriptor(digest, len(data))
+
+    def url(self, digest: Digest) -> str:
+        return f"{SERVER}/blobs/sha256/{digest.hex}"
+
+    def weights(self, counter: int) -> Descriptor:
+        """The ONNX blob of a release."""
+        return self.bundles[counter].card.artifacts[0].blob.descriptor()
+
+    def assign(self, release: Release | None, device: DeviceId = DEVICE) -> None:
+        self.stage.director.assign(device, release)
+
+
+class Rig:
+    """One run of a device's agent, without process and threads. Make another to restart it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        home: Path,
+        *,
+        disk: Disk | None = None,
+        store: StoreLimits | None = None,
+        download: DownloadLimits | None = None,
+        update: UpdateLimits | None = None,
+        models: Any = None,
+        patcher: Callable[[Path, Path, Path], None] | None = None,
+        reporter: ListReporter | None = None,
+    ) -> None:
+        self.fleet, self.home = fleet, home
+        self.clock, self.stop, self.interrupted = fleet.clock, Event(), Event()
+        self.log, self.reporter = ListLog(), reporter or ListReporter()
+        self.models = models or LightModels()
+        self.watches: list[Any] = []
+        self.store = Store(home / "store", disk=disk, limits=store)
+        self.trust = TrustedClient(
+            home / "trust", fleet.fetcher, device=DEVICE, server=SERVER, clock=self.clock, disk=disk
+        )
+        self.downloader = Downloader(
+            fleet.fetcher,
+            SERVER,
+            self.store,
+            clock=self.clock,
+            interrupted=self.interrupted,
+            limits=download,
+        )
+        how = {} if patcher is None else {"patcher": patcher}
+        fetching = Fetching(
+            self.store, self.downloader, self.trust, formats=("onnx",), log=self.log, **how
+        )
+        self.updater = Updater(
+            self.store,
+            self.trust,
+            fetching,
+            self.models,
+            self.reporter,
+            watch=self._watch,
+            clock=self.clock,
+            stop=self.stop,
+            log=self.log,
+            limits=update or UpdateLimits(health=HealthLimits(seconds=5.0)),
+        )
+        serve(self.store, self.models, self.reporter, self.log)
+
+    @classmethod
+    def enrolled(cls, fleet: Fleet, home: Path, **how: Any) -> "Rig":
+        """A device that has just joined."""
+        home.mkdir(parents=True, exist_ok=True)
+        trust = TrustedClient(
+            home / "trust",
+            fleet.fetcher,
+            device=DEVICE,
+            server=SERVER,
+            clock=fleet.clock,
+            disk=how.get("disk"),
+        )
+        image = fleet.stage.image.read("1.root.json")
+        director = fleet.stage.director.read(DEVICE, "1.root.json")
+        assert image and director
+        trust.enrol(image, director)
+        return cls(fleet, home, **how)
+
+    def poll(self) -> str:
+        return self.updater.poll()
+
+    def mend(self) -> None:
+        mend(self.store, self.models, self.downloader, self.log)
+
+    def call(self, *, error: str | None = None) -> None:
+        """One prediction, as the runtime would tell of it."""
+        active = self.models.active
+        for watch in self.watches:
+            watch.observed(Observation(active.manifest, "onnx-fp32", 0.001, 1, {}, {}, error))
+
+    @property
+    def serving(self) -> str:
+        """The version that serves, or ""."""
+        return self.models.active.version if self.models.active else ""
+
+    @property
+    def slots(self) -> tuple[str, str, str]:
+        """The releases of active, previous, candidate; "" where there is none."""
+        slots = self.store.now.slots
+        held = (slots.active, slots.previous, slots.candidate)
+        return tuple(slot.release if slot else "" for slot in held)  # type: ignore[return-value]
+
+    def _watch(self, watch: Any) -> Callable[[], None]:
+        self.watches.append(watch)
+        return lambda: self.watches.remove(watch)
