@@ -73,6 +73,7 @@ class RepositoryClient:
         self._clock, self._disk = clock, disk or RealDisk()
         self._limits = limits or TrustLimits()
         self._trusted: Trusted | None = None
+        self._proved_by: dict[str, str] = {}
         self._now = 0.0
 
     def pin(self, root: bytes) -> None:
@@ -93,7 +94,7 @@ class RepositoryClient:
                 was pinned; what was trusted before stays.
             RefusedError, BusyError: as `Fetcher.open` does.
         """
-        self._now, self._trusted = self._clock.now(), None
+        self._now, self._trusted, self._proved_by = self._clock.now(), None, {}
         trusted = self._roots()
         rules.check_root_fresh(trusted, self._now)
         trusted = self._timestamp(trusted)
@@ -141,8 +142,10 @@ class RepositoryClient:
         if role == "targets":
             return trusted.targets[role]
         # A role is proved against the one that led to it, even if another led to it before.
-        self._trusted = self._targets(trusted, role, trusted.targets[delegator])
-        return self._trusted.targets[role]
+        if self._proved_by.get(role) != delegator:
+            self._trusted = self._targets(trusted, role, trusted.targets[delegator])
+            self._proved_by[role] = delegator
+        return self._proved().targets[role]
 
     def _roots(self) -> Trusted:
         """From the root kept here, version by version, to the newest that the repository has."""
