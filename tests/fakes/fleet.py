@@ -14,6 +14,7 @@ from skerry.updater.server.audit import chained
 from skerry.updater.server.records import (
     AuditEntry,
     Claim,
+    Delta,
     Device,
     Operator,
     PublishedRelease,
@@ -32,6 +33,9 @@ class MemoryRegistry:
 
     def add_claim(self, claim: Claim) -> None:
         self._claims[claim.token_hash] = claim
+
+    def claim(self, token_hash: str) -> Claim | None:
+        return self._claims.get(token_hash)
 
     def claims(self) -> list[Claim]:
         return sorted(self._claims.values(), key=lambda c: -c.created_at)
@@ -84,6 +88,7 @@ class MemoryAccess:
     def __init__(self) -> None:
         self._operators: dict[str, Operator] = {}
         self._releases: dict[str, PublishedRelease] = {}
+        self._deltas: dict[tuple[str, str], Delta] = {}
 
     def add_operator(self, operator: Operator) -> None:
         self._operators[operator.token_hash] = operator
@@ -98,6 +103,12 @@ class MemoryAccess:
     def releases(self) -> list[PublishedRelease]:
         order = sorted(self._releases.values(), key=lambda r: (r.published_at, r.release))
         return order[::-1]
+
+    def add_delta(self, delta: Delta) -> None:
+        self._deltas[delta.base, delta.new] = delta
+
+    def deltas(self) -> list[Delta]:
+        return list(self._deltas.values())
 
 
 class MemoryRollouts:

@@ -18,7 +18,7 @@ from skerry.telemetry.topics import Address
 from skerry.telemetry.window import Window
 from skerry.updater.rollout import Assignment, Policy, Stage
 from skerry.updater.server.audit import verify_chain
-from skerry.updater.server.records import Claim, Device, Operator, PublishedRelease
+from skerry.updater.server.records import Claim, Delta, Device, Operator, PublishedRelease
 from skerry.updater.server.sql import open_fleet
 from skerry.updater.server.store import FleetStore
 
@@ -159,6 +159,15 @@ def test_a_release_is_kept_once(store: FleetStore) -> None:
         store.access.add_release(PublishedRelease("digits/1", "1.0", MANIFEST, 500, at))
     store.access.add_release(PublishedRelease("digits/2", "2.0", MANIFEST, 500, NOW + 2))
     assert [r.release for r in store.access.releases()] == ["digits/2", "digits/1"]
+
+
+def test_a_delta_is_kept_for_each_pair_of_blobs(store: FleetStore) -> None:
+    first = Delta("sha256:a", "sha256:b", "sha256:p", "onnx-int8", 10, 100)
+    store.access.add_delta(first)
+    store.access.add_delta(msgspec.structs.replace(first, base="sha256:c"))
+    store.access.add_delta(msgspec.structs.replace(first, patch_bytes=9))
+    found = {delta.base: delta.patch_bytes for delta in store.access.deltas()}
+    assert found == {"sha256:a": 9, "sha256:c": 10}
 
 
 def test_rollouts_keep_their_policy_and_assignments(store: FleetStore) -> None:

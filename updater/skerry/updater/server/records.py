@@ -9,7 +9,16 @@ import msgspec
 from skerry.telemetry.histogram import Histogram
 from skerry.telemetry.messages import EventKind
 
-__all__ = ["AuditEntry", "Claim", "Device", "Operator", "PublishedRelease", "StoredEvent", "Totals"]
+__all__ = [
+    "AuditEntry",
+    "Claim",
+    "Delta",
+    "Device",
+    "Operator",
+    "PublishedRelease",
+    "StoredEvent",
+    "Totals",
+]
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -84,6 +93,24 @@ class PublishedRelease(msgspec.Struct, frozen=True):
     manifest: str
     size: int
     published_at: float
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """A patch from one blob to another, as it was made for a rollout.
+
+    Attributes:
+        base, new: digests of the blobs.
+        patch: digest of the patch, or "" where it would not have been smaller.
+        artifact: name of the artifact in its bundles.
+        patch_bytes, full_bytes: what a device fetches with it, and without.
+    """
+
+    base: str
+    new: str
+    patch: str
+    artifact: str
+    patch_bytes: int
+    full_bytes: int
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from skerry.updater.rollout import Assignment, Policy, Rollout, RolloutState
 from skerry.updater.server.records import (
     AuditEntry,
     Claim,
+    Delta,
     Device,
     Operator,
     PublishedRelease,
@@ -25,6 +26,9 @@ class Registry(Protocol):
 
     def add_claim(self, claim: Claim) -> None:
         """Keep a new claim."""
+
+    def claim(self, token_hash: str) -> Claim | None:
+        """One claim."""
 
     def claims(self) -> list[Claim]:
         """Every claim, newest first."""
@@ -56,7 +60,7 @@ class Registry(Protocol):
 
 
 class Access(Protocol):
-    """Operators and releases."""
+    """Operators, releases and deltas."""
 
     def add_operator(self, operator: Operator) -> None:
         """Keep an operator."""
@@ -69,6 +73,12 @@ class Access(Protocol):
 
     def releases(self) -> list[PublishedRelease]:
         """Every release, newest first."""
+
+    def add_delta(self, delta: Delta) -> None:
+        """Keep what a patch came to; replaces an earlier one for the same pair."""
+
+    def deltas(self) -> list[Delta]:
+        """Every patch that was made."""
 
 
 class Rollouts(Protocol):
@@ -136,7 +146,7 @@ class FleetStore(Protocol):
 
     @property
     def access(self) -> Access:
-        """Operators and releases."""
+        """Operators, releases and deltas."""
 
     @property
     def rollouts(self) -> Rollouts:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from skerry.devices.errors import InputError, TrustError
 from skerry.updater.server.admission import check_claim
-from skerry.updater.server.records import Claim, Device, Operator, PublishedRelease
+from skerry.updater.server.records import Claim, Delta, Device, Operator, PublishedRelease
 from skerry.updater.server.sql import tables as t
 from skerry.updater.server.sql.engine import Database
 
@@ -32,6 +32,13 @@ class SqlRegistry:
         row = msgspec.structs.asdict(claim)
         with self._database.writing() as c:
             c.execute(t.claims.insert().values(tenant=self._tenant, **row))
+
+    def claim(self, token_hash: str) -> Claim | None:
+        k = t.claims.c
+        query = sa.select(t.claims).where(k.tenant == self._tenant, k.token_hash == token_hash)
+        with self._database.reading() as c:
+            row = c.execute(query).one_or_none()
+        return _read(Claim, row) if row else None
 
     def claims(self) -> list[Claim]:
         query = sa.select(t.claims).where(t.claims.c.tenant == self._tenant)
@@ -136,3 +143,13 @@ class SqlAccess:
         with self._database.reading() as c:
             rows = c.execute(query.order_by(r.published_at.desc(), r.release.desc())).all()
         return [_read(PublishedRelease, row) for row in rows]
+
+    def add_delta(self, delta: Delta) -> None:
+        row = {"tenant": self._tenant, **msgspec.structs.asdict(delta)}
+        with self._database.writing() as c:
+            c.execute(self._database.upsert(t.deltas, row))
+
+    def deltas(self) -> list[Delta]:
+        query = sa.select(t.deltas).where(t.deltas.c.tenant == self._tenant)
+        with self._database.reading() as c:
+            return [_read(Delta, row) for row in c.execute(query)]

@@ -23,6 +23,7 @@ __all__ = [
     "assignments",
     "audit",
     "claims",
+    "deltas",
     "devices",
     "events",
     "operators",
@@ -110,6 +111,18 @@ releases = Table(
     Column("manifest", _DIGEST, nullable=False),
     Column("size", BigInteger, nullable=False),
     _time("published_at"),
+)
+
+deltas = Table(
+    "deltas",
+    METADATA,
+    _tenant(),
+    Column("base", _DIGEST, primary_key=True),
+    Column("new", _DIGEST, primary_key=True),
+    Column("patch", _DIGEST, nullable=False),
+    Column("artifact", _RELEASE, nullable=False),
+    Column("patch_bytes", BigInteger, nullable=False),
+    Column("full_bytes", BigInteger, nullable=False),
 )
 
 rollouts = Table(

@@ -38,6 +38,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "token_hash"),
     )
     op.create_table(
+        "deltas",
+        sa.Column("tenant", sa.String(length=63), nullable=False),
+        sa.Column("base", sa.String(length=71), nullable=False),
+        sa.Column("new", sa.String(length=71), nullable=False),
+        sa.Column("patch", sa.String(length=71), nullable=False),
+        sa.Column("artifact", sa.String(length=128), nullable=False),
+        sa.Column("patch_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("full_bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "base", "new"),
+    )
+    op.create_table(
         "devices",
         sa.Column("tenant", sa.String(length=63), nullable=False),
         sa.Column("id", sa.String(length=63), nullable=False),
@@ -219,5 +230,6 @@ def downgrade() -> None:
     op.drop_table("operators")
     op.drop_table("events")
     op.drop_table("devices")
+    op.drop_table("deltas")
     op.drop_table("claims")
     op.drop_table("audit")

@@ -1,0 +1,272 @@
+"""Serve a fleet, let devices in, watch it, and roll releases out.
+
+  skerry fleet init --home DIR                  make a fleet
+  skerry fleet serve --home DIR                 serve it: HTTP, MQTT, console
+  skerry fleet claims create --home DIR --out claim.json
+  skerry fleet rollout create digits/2 --home DIR --canary 1 --soak 60 --start
+  skerry fleet devices --home DIR
+
+All but init and serve speak to a running server: the one of --home, or --server with --token-file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skerry.devices.clock import SystemClock
+from skerry.devices.errors import InputError, UnavailableError
+from skerry.devices.files import write_atomically
+from skerry.devices.output import Output
+from skerry.updater.server import show
+from skerry.updater.server.client import FleetClient
+
+__all__ = ["configure", "run"]
+
+_VERBS = ("start", "pause", "resume", "abort")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `skerry fleet`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    init = actions.add_parser("init", help="make a fleet: authority, online keys, database")
+    init.add_argument("--home", type=Path, required=True, metavar="DIR")
+    init.add_argument("--tenant", default="main", help="whose devices these are (main)")
+    init.add_argument("--database", default="", metavar="URL", help="postgresql+psycopg://… ")
+    serve = actions.add_parser("serve", help="serve the fleet until SIGTERM or Ctrl-C")
+    serve.add_argument("--home", type=Path, required=True, metavar="DIR")
+    serve.add_argument("--http", default="127.0.0.1:0", metavar="HOST:PORT")
+    serve.add_argument("--mqtt", default="127.0.0.1:0", metavar="HOST:PORT")
+    serve.add_argument("--url", default="", help="the URL by which devices reach this server")
+    _configure_asking(actions)
+    _configure_rollouts(actions)
+
+
+def _configure_asking(actions: Any) -> None:
+    claims = actions.add_parser("claims", help="let devices in")
+    verbs = claims.add_subparsers(dest="verb", required=True, metavar="VERB")
+    create = verbs.add_parser("create", help="make a claim: the right to enrol one device once")
+    create.add_argument("--out", type=Path, required=True, metavar="FILE", help="for the device")
+    create.add_argument("--device", default="", metavar="NAME", help="the id it must take")
+    create.add_argument("--minutes", type=float, default=60, help="how long it is good (60)")
+    devices = actions.add_parser("devices", help="the fleet, from what its devices sent")
+    releases = actions.add_parser("releases", help="what is published")
+    events = actions.add_parser("events", help="what happened to updates, newest first")
+    events.add_argument("--device", default="", metavar="NAME")
+    events.add_argument("--limit", type=int, default=50)
+    revoke = actions.add_parser("revoke", help="deny a device from now on")
+    revoke.add_argument("device", metavar="NAME")
+    audit = actions.add_parser("audit", help="who did what")
+    audit.add_argument("--verify", action="store_true", help="check the chain of digests")
+    for parser in (create, devices, releases, events, revoke, audit):
+        _add_server(parser)
+
+
+def _configure_rollouts(actions: Any) -> None:
+    rollout = actions.add_parser("rollout", help="give a release to the fleet, in stages")
+    verbs = rollout.add_subparsers(dest="verb", required=True, metavar="VERB")
+    create = verbs.add_parser("create", help="plan a rollout")
+    create.add_argument("release", metavar="MODEL/N")
+    create.add_argument("--policy", type=Path, metavar="FILE", help="TOML: stages, thresholds")
+    create.add_argument(
+        "--canary", metavar="DEVICE|COUNT", help="first this device, or this many, then the rest"
+    )
+    create.add_argument("--soak", type=float, metavar="SECONDS", help="wait after each stage")
+    create.add_argument("--on-failure", choices=["abort", "pause"])
+    create.add_argument("--device", action="append", default=[], metavar="NAME", help="only these")
+    create.add_argument("--start", action="store_true", help="start it at once")
+    _add_server(create)
+    _add_server(verbs.add_parser("list", help="every rollout"))
+    status = verbs.add_parser("status", help="how far it is")
+    status.add_argument("id", metavar="ID")
+    _add_server(status)
+    wait = verbs.add_parser("wait", help="return when it is done; exit code 3 if it stopped")
+    wait.add_argument("id", metavar="ID")
+    wait.add_argument("--seconds", type=float, default=600, help="give up after (600)")
+    _add_server(wait)
+    for verb in _VERBS:
+        change = verbs.add_parser(verb, help=f"{verb} it")
+        change.add_argument("id", metavar="ID")
+        _add_server(change)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", type=Path, metavar="DIR", help="of a server on this machine")
+    parser.add_argument("--server", default="", metavar="URL")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="an operator's token")
+
+
+def run(args: argparse.Namespace, output: Output) -> int:
+    """Run `skerry fleet`."""
+    match args.action:
+        case "init":
+            return _init(args, output)
+        case "serve":
+            return _serve(args, output)
+        case "rollout":
+            return _rollout(args, output)
+        case "claims":
+            return _claim(args, output)
+    client = _client(args)
+    match args.action:
+        case "devices":
+            document = client.get("/v1/devices")
+            output.result(document, show.devices(document))
+        case "releases":
+            document = client.get("/v1/releases")
+            output.result(document, show.releases(document))
+        case "events":
+            document = client.get(f"/v1/events?limit={args.limit}&device={args.device}")
+            output.result(document, show.events(document))
+        case "revoke":
+            document = client.post(f"/v1/devices/{args.device}/revoke")
+            output.result(document, f"{args.device} is denied from now on")
+        case "audit":
+            return _audit(client, args.verify, output)
+    return 0
+
+
+def _init(args: argparse.Namespace, output: Output) -> int:
+    from skerry.updater.server.home import FleetSettings, make_home
+
+    settings = FleetSettings(args.tenant, args.database)
+    home = make_home(args.home, settings, SystemClock())
+    document = {
+        "home": str(args.home),
+        "tenant": args.tenant,
+        "online": str(home.online_file),
+        "token_file": str(home.token_file),
+    }
+    output.result(
+        document,
+        f"made the fleet {args.tenant!r} in {args.home}\n"
+        f"  online keys, for `skerry keys init --online`: {home.online_file}\n"
+        f"  operator's token: {home.token_file}\n"
+        f"next: skerry fleet serve --home {args.home}",
+    )
+    return 0
+
+
+def _serve(args: argparse.Namespace, output: Output) -> int:
+    from skerry.updater.server.home import FleetHome, ServerAddress
+    from skerry.updater.server.serve import parse_listen, serve
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    http, mqtt = parse_listen(args.http), parse_listen(args.mqtt)
+
+    def ready(address: ServerAddress) -> None:
+        mqtt_text = f"{address.mqtt['host']}:{address.mqtt['port']}"
+        output.result(address, f"console and API {address.url}\nMQTT            {mqtt_text}")
+
+    serve(FleetHome(args.home), http, mqtt, url=args.url, ready=ready)
+    return 0
+
+
+def _client(args: argparse.Namespace) -> FleetClient:
+    """The server to speak to: as named, or the one that runs on --home."""
+    if not args.home and not (args.server and args.token_file):
+        raise InputError(
+            "which server?", remedy="give --home DIR, or --server URL and --token-file FILE"
+        )
+    url, file = args.server, args.token_file
+    if args.home:
+        from skerry.updater.server.home import FleetHome
+
+        home = FleetHome(args.home)
+        url, file = url or home.address().url, file or home.token_file
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the token: {error}", where=file) from error
+    return FleetClient(url, token)
+
+
+def _claim(args: argparse.Namespace, output: Output) -> int:
+    claim = _client(args).post("/v1/claims", {"device": args.device, "minutes": args.minutes})
+    write_atomically(args.out, msgspec.json.format(msgspec.json.encode(claim)), mode=0o600)
+    text = f"wrote {args.out}, good for one device for {args.minutes:g} minutes"
+    output.result({**claim, "out": str(args.out)}, text)
+    return 0
+
+
+def _rollout(args: argparse.Namespace, output: Output) -> int:
+    client = _client(args)
+    match args.verb:
+        case "create":
+            body = {"release": args.release, "policy": _policy(args), "targets": args.device}
+            document = client.post("/v1/rollouts", {**body, "start": args.start})
+        case "list":
+            document = client.get("/v1/rollouts")
+            output.result(document, show.rollouts(document))
+            return 0
+        case "wait":
+            return _wait(client, args, output)
+        case "status":
+            document = client.rollout(args.id)
+        case verb:
+            document = client.rollout(args.id, verb)
+    output.result(document, show.rollout(document))
+    return 0
+
+
+def _policy(args: argparse.Namespace) -> dict[str, Any]:
+    policy: dict[str, Any] = {}
+    if args.policy:
+        try:
+            policy = tomllib.loads(args.policy.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"cannot read the policy: {error}", where=args.policy) from error
+    if args.canary:
+        number = args.canary.isascii() and args.canary.isdigit()
+        canary = {"count": int(args.canary)} if number else {"devices": [args.canary]}
+        rest = {"name": "rest", "percent": 100}
+        policy["stages"] = [{"name": "canary", **canary}, rest]
+    if args.soak is not None:
+        policy["soak_s"] = args.soak
+    if args.on_failure:
+        policy["on_failure"] = args.on_failure
+    return policy
+
+
+def _wait(client: FleetClient, args: argparse.Namespace, output: Output) -> int:
+    from threading import Event
+
+    clock = SystemClock()
+    until = clock.monotonic() + args.seconds
+    with output.progress(f"rollout {args.id}") as progress:
+        while True:
+            document = client.rollout(args.id)
+            if document["state"] not in ("draft", "running"):
+                break
+            if clock.monotonic() > until:
+                raise UnavailableError(
+                    f"still {document['state']}: {document['reason']}", where=f"rollout {args.id}"
+                )
+            progress.advance(0, f"{document['stage']}: {document['reason']}")
+            clock.wait(Event(), 0.2)
+    output.result(document, show.rollout(document))
+    return 0 if document["state"] == "done" else 3
+
+
+def _audit(client: FleetClient, verify: bool, output: Output) -> int:
+    from skerry.updater.server.audit import verify_chain
+    from skerry.updater.server.records import AuditEntry
+
+    entries: list[AuditEntry] = []
+    while True:
+        after = entries[-1].seq if entries else 0
+        page = client.get(f"/v1/audit?after={after}")["entries"]
+        if not page:
+            break
+        entries += msgspec.convert(page, list[AuditEntry])
+    if verify:
+        count = verify_chain(entries)
+        output.result({"entries": count, "intact": True}, f"{count} entries, the chain is whole")
+        return 0
+    output.result({"entries": entries}, show.audit(entries))
+    return 0

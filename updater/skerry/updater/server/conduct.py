@@ -1,0 +1,306 @@
+"""Carries rollouts out: applies what devices told, asks the plan what is due, and does it.
+
+Each step is written down before or after its effect so that a crash between the two is harmless: a
+device is chosen in the database before the director names it, and both are done again if need be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from threading import Event, RLock
+
+import msgspec
+
+from skerry.devices.errors import InputError
+from skerry.devices.ids import DeviceId, ReleaseId
+from skerry.updater.repository import Release
+from skerry.updater.rollout import (
+    Action,
+    Assignment,
+    Choose,
+    Confirm,
+    DeviceEvent,
+    DeviceFacts,
+    Finish,
+    Health,
+    Lapse,
+    Offer,
+    Policy,
+    Rollout,
+    RolloutVerb,
+    Step,
+    Stop,
+    Wait,
+    Withdraw,
+    device_after,
+    plan,
+    rollout_after,
+)
+from skerry.updater.server.fleet import Fleet
+from skerry.updater.server.records import Device, StoredEvent, Totals
+
+__all__ = ["Conductor"]
+
+_HOLDING = ("running", "paused", "done")
+_FAILED_WORDS = {
+    "golden_failed": "golden test failed",
+    "rolled_back": "rolled back",
+    "refused": "refused",
+}
+replace = msgspec.structs.replace
+
+
+class Conductor:
+    """The one writer of rollouts in this process.
+
+    Args:
+        fleet: what it works on.
+        wake: called for a device that has something new to fetch.
+        prepare: called with a release before its rollout goes on, to make deltas.
+    """
+
+    def __init__(
+        self, fleet: Fleet, wake: Callable[[DeviceId], None], prepare: Callable[[str], object]
+    ) -> None:
+        self._fleet, self._wake, self._prepare = fleet, wake, prepare
+        self._lock = RLock()
+        self._stirred = Event()
+        self._prepared: set[str] = set()
+
+    def stir(self) -> None:
+        """Something happened: look at the rollouts soon. Any thread."""
+        self._stirred.set()
+
+    def wait(self, seconds: float) -> None:
+        """Return when stirred, or after `seconds`."""
+        self._fleet.clock.wait(self._stirred, seconds)
+        self._stirred.clear()
+
+    def create(self, release: str, policy: Policy, targets: Sequence[str]) -> Rollout:
+        """A new draft.
+
+        Raises:
+            InputError: the release is not published, or a device is not in the fleet.
+        """
+        known = {str(r.id) for r in self._fleet.image.releases()}
+        if str(ReleaseId.parse(release)) not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise InputError(
+                "is not published", where=release, remedy=f"publish it first; there is {names}"
+            )
+        enrolled = {d.id for d in self._fleet.store.registry.devices()}
+        named = {*targets, *(d for stage in policy.stages for d in stage.devices)}
+        if strangers := sorted(named - enrolled):
+            raise InputError(
+                f"not in the fleet: {', '.join(strangers[:5])}",
+                where="rollout",
+                remedy="list the devices with: skerry fleet devices",
+            )
+        return self._fleet.store.rollouts.add(release, policy, targets, self._fleet.clock.now())
+
+    def change(self, rollout_id: str, verb: RolloutVerb) -> Rollout:
+        """Start, pause, resume or abort, as an operator says.
+
+        Raises:
+            LookupError: there is no such rollout.
+            InputError: it cannot be done in its state.
+        """
+        with self._lock:
+            rollout = self._fleet.store.rollouts.get(rollout_id)
+            if rollout is None:
+                raise LookupError(f"no rollout {rollout_id[:32]!r}")
+            after = replace(rollout, state=rollout_after(rollout.state, verb), reason="")
+            if verb == "start":
+                after = replace(after, started_at=self._fleet.clock.now())
+            if verb == "resume":
+                failed = (a.device for a in rollout.assignments if a.state == "failed")
+                after = replace(after, forgiven=tuple(sorted({*rollout.forgiven, *failed})))
+            if not self._fleet.store.rollouts.save(after, was=rollout.state):
+                raise InputError("the rollout changed meanwhile; look at it again")
+            if verb == "start":
+                self._supersede(after)
+        self.stir()
+        return after
+
+    def _supersede(self, newer: Rollout) -> None:
+        """End the rollouts whose devices `newer` takes over."""
+        for rollout in self._fleet.store.rollouts.all():
+            covered = not newer.targets or (
+                rollout.targets and set(rollout.targets) <= set(newer.targets)
+            )
+            if rollout.id != newer.id and rollout.state in _HOLDING and covered:
+                reason = f"superseded by {newer.id}"
+                after = rollout_after(rollout.state, "supersede")
+                ended = replace(rollout, state=after, reason=reason)
+                self._fleet.store.rollouts.save(ended, was=rollout.state)
+
+    def turn(self) -> bool:
+        """Do what is due now; whether anything was, so that more may be due at once."""
+        with self._lock:
+            moved = self._apply_events()
+            rollouts = self._fleet.store.rollouts.all()
+            devices = [d for d in self._fleet.store.registry.devices() if not d.revoked_at]
+            totals = self._fleet.store.telemetry.totals()
+        for rollout in rollouts:
+            if rollout.state == "running" and rollout.id not in self._prepared:
+                self._prepare(rollout.release)  # may take long: operators can act meanwhile
+                self._prepared.add(rollout.id)
+        with self._lock:
+            for rollout in rollouts:
+                now = self._fleet.store.rollouts.get(rollout.id) or rollout
+                facts = _facts(now, devices, totals, rollouts, self._manifest(now.release))
+                for action in plan(now, facts, self._fleet.clock.now()):
+                    moved = self._do(now.id, action) or moved
+        return moved
+
+    def _apply_events(self) -> bool:
+        events = self._fleet.store.rollouts.unapplied(self._fleet.limits.event_batch)
+        if not events:
+            return False
+        held: dict[tuple[str, str], tuple[str, Assignment]] = {}
+        for rollout in self._fleet.store.rollouts.all():
+            for a in rollout.assignments:
+                held[a.device, rollout.release] = (rollout.id, a)  # the newest rollout wins
+        changed: dict[tuple[str, str], tuple[str, Assignment]] = {}
+        for event in events:
+            key = (event.device, event.release)
+            if key in held:
+                rollout_id, before = held[key]
+                held[key] = changed[key] = (rollout_id, _told(before, event))
+        self._fleet.store.rollouts.apply(list(changed.values()), events)
+        return True
+
+    def _do(self, rollout_id: str, action: Action) -> bool:
+        """Carry one action out; whether it changed anything."""
+        rollouts, now = self._fleet.store.rollouts, self._fleet.clock.now()
+        rollout = rollouts.get(rollout_id)
+        if rollout is None:
+            return False
+        match action:
+            case Choose(device, stage):
+                rollouts.put(rollout_id, Assignment(device, stage, since=now))
+            case Offer(device):
+                self._fleet.director.assign(DeviceId(device), self._release(rollout.release))
+                self._move(rollout, device, "offer", now)
+                self._wake(DeviceId(device))
+            case Confirm(device):
+                self._move(rollout, device, "confirm", now)
+            case Lapse(device):
+                self._move(rollout, device, "lapse", now)
+            case Withdraw(device):
+                self._recall(rollout, device)
+                self._move(rollout, device, "withdraw", now)
+            case Step(stage):
+                return rollouts.save(replace(rollout, stage=stage, reason=""), was=rollout.state)
+            case Finish():
+                return self._end(rollout, "finish", "")
+            case Stop(abort, reason):
+                return self._end(rollout, "abort" if abort else "pause", reason)
+            case Wait(reason):
+                if rollout.reason != reason:
+                    rollouts.save(replace(rollout, reason=reason), was=rollout.state)
+                return False
+        return True
+
+    def _end(self, rollout: Rollout, verb: RolloutVerb, reason: str) -> bool:
+        after = replace(rollout, state=rollout_after(rollout.state, verb), reason=reason)
+        done = self._fleet.store.rollouts.save(after, was=rollout.state)
+        if done:
+            self._fleet.store.audit.append(
+                "server", f"rollout.{verb}", rollout.id, reason, self._fleet.clock.now()
+            )
+        return done
+
+    def _move(self, rollout: Rollout, device: str, event: DeviceEvent, now: float) -> None:
+        before = next((a for a in rollout.assignments if a.device == device), None)
+        if before is None:
+            return
+        after = _moved(before, event, now)
+        if event == "offer":
+            after = replace(after, offered_at=now, recalled=False)
+        if event == "withdraw":
+            after = replace(after, recalled=True)
+        self._fleet.store.rollouts.put(rollout.id, after)
+
+    def _recall(self, rollout: Rollout, device: str) -> None:
+        """Let the director name what the device runs, unless another rollout has taken it over."""
+        for other in self._fleet.store.rollouts.all():
+            if other.id != rollout.id and other.state in _HOLDING:
+                states = (a.state for a in other.assignments if a.device == device)
+                if any(state not in ("withdrawn", "failed", "succeeded") for state in states):
+                    return
+        name = DeviceId(device)
+        said = self._fleet.director.assigned(name)
+        if said is None or str(said.id) != rollout.release:
+            return
+        known = self._fleet.store.registry.device(device)
+        self._fleet.director.assign(name, self._find(known.active if known else ""))
+        self._wake(name)
+
+    def _find(self, release: str) -> Release | None:
+        return next((r for r in self._fleet.image.releases() if str(r.id) == release), None)
+
+    def _release(self, release: str) -> Release:
+        found = self._find(release)
+        if found is None:
+            raise InputError("is no longer published", where=release)
+        return found
+
+    def _manifest(self, release: str) -> str:
+        releases: Iterable[tuple[str, str]] = (
+            (r.release, r.manifest) for r in self._fleet.store.access.releases()
+        )
+        return dict(releases).get(release, "")
+
+
+def _moved(before: Assignment, event: DeviceEvent, now: float) -> Assignment:
+    state = device_after(before.state, event)
+    return before if state == before.state else replace(before, state=state, since=now)
+
+
+def _told(before: Assignment, event: StoredEvent) -> Assignment:
+    """The assignment after what the device told of it."""
+    after = _moved(before, event.kind, event.received)
+    if after.state == "failed" and before.state != "failed":
+        words = _FAILED_WORDS[event.kind]
+        after = replace(after, reason=f"{words}: {event.reason}" if event.reason else words)
+    if after.state == "succeeded":
+        after = replace(after, reason="")
+    if event.full_bytes:
+        after = replace(after, delta_bytes=event.delta_bytes, full_bytes=event.full_bytes)
+    return after
+
+
+def _facts(
+    rollout: Rollout,
+    devices: Iterable[Device],
+    totals: Iterable[Totals],
+    rollouts: Sequence[Rollout],
+    manifest: str,
+) -> list[DeviceFacts]:
+    """What `plan` may know: the devices that no newer rollout holds."""
+    taken = {
+        a.device
+        for other in rollouts
+        if other.state in _HOLDING and other.started_at > rollout.started_at
+        for a in other.assignments
+        if a.state != "withdrawn"
+    }
+    health = {t.device: t for t in totals if t.manifest == manifest}
+    return [
+        DeviceFacts(
+            device.id,
+            device.online,
+            "" if device.busy else device.active,
+            _health(health.get(device.id)),
+        )
+        for device in devices
+        if device.id not in taken
+    ]
+
+
+def _health(totals: Totals | None) -> Health:
+    if totals is None:
+        return Health()
+    p99 = 1000 * totals.latency.quantile(0.99)
+    return Health(totals.requests, totals.errors, p99, totals.drift)

@@ -1,0 +1,71 @@
+"""What every part of the server works on, put together once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from skerry.devices.clock import Clock
+from skerry.devices.enrolment import MqttAddress
+from skerry.devices.ids import TenantId
+from skerry.runtime.blobs import FolderBlobs
+from skerry.updater.repository import DirectorRepository, ImageRepository, MetadataStore
+from skerry.updater.server.ca import FleetAuthority
+from skerry.updater.server.store import FleetStore
+
+__all__ = ["Fleet", "ServerLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What the server takes, keeps and hands out.
+
+    Attributes:
+        json_bytes: longest body of an ordinary call.
+        release_bytes: longest body of a publication (metadata in base64).
+        blob_bytes: largest blob.
+        form_bytes: longest form of the console.
+        claim_minutes: longest life of a claim.
+        session_hours: life of a console session.
+        events: most events in one answer.
+        turn_seconds: longest wait between two looks at the rollouts.
+        refresh_seconds: time between two looks at expiring signatures.
+        event_batch: most events applied in one transaction.
+        drift_windows: newest windows of a device that a drift verdict rests on.
+        drift_seconds: least time between two drift verdicts on one device.
+    """
+
+    json_bytes: int = 1 << 20
+    release_bytes: int = 32 << 20
+    blob_bytes: int = 8 << 30
+    form_bytes: int = 4096
+    claim_minutes: float = 7 * 24 * 60
+    session_hours: float = 12
+    events: int = 1000
+    turn_seconds: float = 1.0
+    refresh_seconds: float = 60.0
+    event_batch: int = 500
+    drift_windows: int = 60
+    drift_seconds: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One tenant's fleet.
+
+    Attributes:
+        url: the server's canonical URL: where devices go, and the audience of their assertions.
+        mqtt: where the broker listens.
+        director_store: beside the director, for its first root.
+    """
+
+    tenant: TenantId
+    url: str
+    store: FleetStore
+    blobs: FolderBlobs
+    image: ImageRepository
+    director: DirectorRepository
+    director_store: MetadataStore
+    authority: FleetAuthority
+    clock: Clock
+    mqtt: MqttAddress | None = None
+    limits: ServerLimits = field(default_factory=ServerLimits)

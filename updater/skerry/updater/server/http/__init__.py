@@ -1,0 +1,3 @@
+"""The server's HTTP API and its console, in small routers."""
+
+__all__: list[str] = []

@@ -1,0 +1,75 @@
+"""What devices call: enrolment, metadata, blobs."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import FileResponse
+
+from skerry.devices.digest import Digest
+from skerry.devices.enrolment import EnrolmentRequest
+from skerry.devices.errors import InputError
+from skerry.devices.ids import DeviceId
+from skerry.updater.server.enrol import RenewRequest, admit, renew
+from skerry.updater.server.http.access import decoded, device_of, fleet_of, limited_body
+from skerry.updater.server.http.answers import answer, answer_error
+
+__all__ = ["router"]
+
+router = APIRouter()
+_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes))
+_METADATA = "application/json"
+
+
+@router.post("/v1/enrol")
+def enrol(request: Request, body: bytes = _JSON) -> Response:
+    """Enrol a device by a claim token and a certificate request."""
+    try:
+        return answer(admit(fleet_of(request), EnrolmentRequest.decode(body)), 201)
+    except InputError as error:
+        taken = "enrolled already" in error.problem
+        return answer_error(409 if taken else 422, error)
+
+
+@router.post("/v1/renew")
+def renew_certificate(request: Request, body: bytes = _JSON) -> Response:
+    """Give the calling device a new certificate."""
+    device = renew(fleet_of(request), device_of(request), decoded(body, RenewRequest))
+    return answer({"certificate": device.certificate, "not_after": device.not_after})
+
+
+@router.get("/image/{name}")
+def image_metadata(request: Request, name: str) -> Response:
+    """Metadata of the image repository."""
+    device_of(request)
+    return _metadata(fleet_of(request).image.read(name), name)
+
+
+@router.get("/director/{device}/{name}")
+def director_metadata(request: Request, device: str, name: str) -> Response:
+    """Metadata of the director, for the calling device alone."""
+    caller = device_of(request)
+    if caller.id != device:
+        raise HTTPException(403, f"{caller.id} may not read what is for another device")
+    return _metadata(fleet_of(request).director.read(DeviceId(device), name), name)
+
+
+@router.api_route("/blobs/sha256/{hex_digits}", methods=["GET", "HEAD"])
+def blob(request: Request, hex_digits: str) -> Response:
+    """A blob, whole or a range of it."""
+    device_of(request)
+    path = fleet_of(request).blobs.path(_digest(hex_digits))
+    headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+    return FileResponse(path, headers=headers, media_type="application/octet-stream")
+
+
+def _digest(hex_digits: str) -> Digest:
+    try:
+        return Digest.from_hex(hex_digits)
+    except InputError as error:
+        raise HTTPException(404, "no such blob") from error
+
+
+def _metadata(data: bytes | None, name: str) -> Response:
+    if data is None:
+        raise HTTPException(404, f"no metadata {name[:80]!r}")
+    return Response(data, media_type=_METADATA, headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,186 @@
+"""What operators call about releases, devices, claims and the audit log."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+import anyio
+import anyio.from_thread
+import msgspec
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from skerry.devices.digest import Descriptor, Digest
+from skerry.devices.errors import InputError
+from skerry.runtime.bundle.reader import Bundle
+from skerry.updater.repository import Release
+from skerry.updater.server.enrol import create_claim
+from skerry.updater.server.fleet import Fleet
+from skerry.updater.server.http.access import decoded, fleet_of, limited_body, operator_of
+from skerry.updater.server.http.answers import answer
+from skerry.updater.server.records import Operator, PublishedRelease
+from skerry.updater.server.view import device_views
+
+__all__ = ["ClaimRequest", "Publication", "router"]
+
+router = APIRouter(prefix="/v1")
+_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes))
+_RELEASE = Depends(limited_body(lambda fleet: fleet.limits.release_bytes))
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/claims`."""
+
+    device: str = ""
+    minutes: float = 60
+
+
+class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/releases`: metadata files by name, in base64."""
+
+    image: dict[str, str] = {}
+    director: dict[str, str] = {}
+
+
+@router.put("/blobs/sha256/{hex_digits}")
+async def put_blob(request: Request, hex_digits: str) -> Response:
+    """Store a blob; what arrives is matched to the digest before it is kept."""
+    fleet = fleet_of(request)
+    await run_in_threadpool(operator_of, request)
+    try:
+        blob = Descriptor(Digest.from_hex(hex_digits), _length(request, fleet))
+    except InputError as error:
+        raise HTTPException(422, str(error)) from error
+    there = await run_in_threadpool(fleet.blobs.has, blob.digest)
+    await run_in_threadpool(fleet.blobs.put, blob, _chunks(request.stream()))
+    return answer({"digest": str(blob.digest), "size": blob.size}, 200 if there else 201)
+
+
+def _length(request: Request, fleet: Fleet) -> int:
+    text = request.headers.get("content-length", "")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise HTTPException(411, "say how long the blob is: Content-Length")
+    if int(text) > fleet.limits.blob_bytes:
+        raise HTTPException(413, f"a blob of at most {fleet.limits.blob_bytes} bytes, please")
+    return int(text)
+
+
+def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """The body's chunks for a worker thread: each is fetched from the event loop."""
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    while (chunk := anyio.from_thread.run(following)) is not None:
+        yield chunk
+
+
+@router.post("/releases")
+def publish(request: Request, body: bytes = _RELEASE) -> Response:
+    """Take over metadata that operators signed, once the blobs that it names are here."""
+    fleet, operator = fleet_of(request), operator_of(request)
+    publication = decoded(body, Publication)
+    image, director = _files(publication.image), _files(publication.director)
+    for release in fleet.image.check(image):
+        _require_blobs(fleet, release)
+    if director:
+        fleet.director.publish(director)
+    new = fleet.image.publish(image)
+    now = fleet.clock.now()
+    known = {release.release for release in fleet.store.access.releases()}
+    for release in fleet.image.releases():
+        if str(release.id) not in known:
+            _note(fleet, operator, release, now)
+    return answer({"releases": [release.document() for release in new]})
+
+
+def _note(fleet: Fleet, operator: Operator, release: Release, now: float) -> None:
+    digest, size = str(release.manifest.digest), release.manifest.size
+    published = PublishedRelease(str(release.id), release.version, digest, size, now)
+    fleet.store.access.add_release(published)
+    fleet.store.audit.append(operator.name, "release.publish", str(release.id), digest, now)
+
+
+def _files(encoded: dict[str, str]) -> dict[str, bytes]:
+    try:
+        return {name: base64.b64decode(text, validate=True) for name, text in encoded.items()}
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"not base64: {error}", where="body") from error
+
+
+def _require_blobs(fleet: Fleet, release: Release) -> None:
+    for blob in (release.manifest, *_blobs(fleet, release)):
+        if not fleet.blobs.has(blob.digest):
+            raise InputError(
+                f"the blob {blob.digest.short}… is not here",
+                where=str(release.id),
+                remedy="upload the blobs before the metadata: skerry release publish --everything",
+            )
+
+
+def _blobs(fleet: Fleet, release: Release) -> tuple[Descriptor, ...]:
+    return Bundle.of(fleet.blobs, release.manifest).descriptors()
+
+
+@router.get("/releases")
+def releases(request: Request) -> Response:
+    """Every release, newest first."""
+    operator_of(request, "viewer")
+    return answer({"releases": fleet_of(request).store.access.releases()})
+
+
+@router.post("/claims")
+def claim(request: Request, body: bytes = _JSON) -> Response:
+    """A token that lets one device in."""
+    fleet, operator = fleet_of(request), operator_of(request)
+    wanted = decoded(body, ClaimRequest)
+    made = create_claim(fleet, wanted.device, wanted.minutes)
+    subject = wanted.device or "any device"
+    fleet.store.audit.append(operator.name, "claim.create", subject, "", fleet.clock.now())
+    return answer(made, 201)
+
+
+@router.get("/devices")
+def devices(request: Request) -> Response:
+    """The fleet, from what its devices sent."""
+    operator_of(request, "viewer")
+    store = fleet_of(request).store
+    views = device_views(store.registry.devices(), store.telemetry.totals(), store.rollouts.all())
+    return answer({"devices": views})
+
+
+@router.post("/devices/{device}/revoke")
+def revoke(request: Request, device: str) -> Response:
+    """Deny a device from now on, and end its connection."""
+    fleet, operator = fleet_of(request), operator_of(request)
+    known = fleet.store.registry.device(device)
+    if known is None:
+        raise HTTPException(404, f"no device {device[:80]!r}")
+    now = fleet.clock.now()
+    if fleet.store.registry.revoke(known.id, now):
+        fleet.store.audit.append(operator.name, "device.revoke", known.id, "", now)
+    request.app.state.disconnect(known.id)
+    return answer({"device": known.id, "revoked": True})
+
+
+@router.get("/events")
+def events(
+    request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, device: str = ""
+) -> Response:
+    """What happened to updates, newest first."""
+    operator_of(request, "viewer")
+    return answer({"events": fleet_of(request).store.telemetry.events(limit, device[:63])})
+
+
+@router.get("/audit")
+def audit(
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> Response:
+    """Who did what, oldest first."""
+    operator_of(request, "viewer")
+    return answer({"entries": fleet_of(request).store.audit.entries(after, limit)})

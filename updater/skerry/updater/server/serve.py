@@ -1,0 +1,316 @@
+"""One process: HTTP, an MQTT broker, the collector, and the rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import msgspec
+import uvicorn
+
+from skerry.devices.clock import Clock, SystemClock
+from skerry.devices.enrolment import MqttAddress
+from skerry.devices.errors import InputError, SkerryError, UnavailableError
+from skerry.devices.files import write_atomically
+from skerry.devices.ids import DeviceId, TenantId
+from skerry.telemetry.collector import Collector
+from skerry.telemetry.embedded import EmbeddedBroker
+from skerry.telemetry.messages import Command
+from skerry.telemetry.mqtt import MqttLink, MqttOptions
+from skerry.telemetry.topics import Action, Address, device_may
+from skerry.updater.repository import DirectorRepository, ImageRepository
+from skerry.updater.server.conduct import Conductor
+from skerry.updater.server.deltas import make_deltas
+from skerry.updater.server.drift import DriftWatch
+from skerry.updater.server.enrol import identify
+from skerry.updater.server.fleet import Fleet
+from skerry.updater.server.home import FleetHome, ServerAddress
+from skerry.updater.server.http.app import make_app
+from skerry.updater.server.sink import FleetSink
+
+__all__ = ["Listen", "parse_listen", "serve"]
+
+_LOG = logging.getLogger(__name__)
+_COLLECTOR = "collector"
+_MQTT_AUDIENCE = "mqtt"
+_BACKLOG = 512
+_GRACE_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """An address to listen on; port 0 takes the one of the last time, or any that is free."""
+
+    host: str
+    port: int
+
+
+def parse_listen(text: str) -> Listen:
+    """Read `HOST:PORT`.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InputError(f"{text!r} is not HOST:PORT", remedy="for example 127.0.0.1:8080")
+    return Listen(host.strip("[]"), int(port))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: they would end the process before the rest stops."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Ports(msgspec.Struct, frozen=True):
+    http: int = 0
+    mqtt: int = 0
+
+
+def serve(
+    home: FleetHome,
+    http: Listen,
+    mqtt: Listen,
+    *,
+    url: str = "",
+    ready: Callable[[ServerAddress], None] = lambda _: None,
+    clock: Clock | None = None,
+) -> None:
+    """Serve a fleet until SIGTERM or SIGINT; then stop in order and return.
+
+    Args:
+        url: the public URL, if devices reach this server by another one than `http` says.
+        ready: called once everything answers.
+
+    Raises:
+        InputError: no fleet lives in `home`.
+        UnavailableError: an address cannot be had.
+    """
+    clock = clock or SystemClock()
+    last = _last_ports(home)
+    with ExitStack() as stack:
+        store = home.open_store()
+        stack.callback(store.close)
+        listener = stack.enter_context(_listener(http, last.http))
+        address = listener.getsockname()
+        keys = home.online_keys()
+        image = ImageRepository(home.image_store(), keys, clock)
+        director = DirectorRepository(home.director_store(), keys, clock)
+        tenant = TenantId(home.settings().tenant)
+        secret = secrets.token_urlsafe(32)
+        doorman = _Doorman(secret)
+        broker = _broker(doorman, mqtt, last.mqtt)
+        stack.callback(broker.stop)
+        fleet = Fleet(
+            tenant=tenant,
+            url=(url or f"http://{_shown(http.host)}:{address[1]}").rstrip("/"),
+            store=store,
+            blobs=home.blobs(),
+            image=image,
+            director=director,
+            director_store=home.director_store(),
+            authority=home.authority(),
+            clock=clock,
+            mqtt=MqttAddress(_reachable(mqtt.host), broker.port),
+        )
+        doorman.fleet = fleet
+        ports = _Ports(address[1], broker.port)
+        write_atomically(home.ports_file, msgspec.json.encode(ports))
+        engine_room = _EngineRoom(fleet, broker, secret)
+        stack.callback(engine_room.stop)
+        engine_room.start()
+        here = ServerAddress(
+            fleet.url, {"host": _loopback(mqtt.host), "port": broker.port}, os.getpid()
+        )
+
+        def answering() -> None:
+            write_atomically(home.server_file, msgspec.json.encode(here))
+            ready(here)
+
+        stack.callback(lambda: home.server_file.unlink(missing_ok=True))
+        disconnect = lambda device: broker.disconnect(f"{tenant}/{device}")  # noqa: E731 - one use
+        asyncio.run(
+            _serve_http(make_app(fleet, engine_room.conductor, disconnect), listener, answering)
+        )
+
+
+async def _serve_http(
+    app: Callable[..., object], listener: socket.socket, answering: Callable[[], None]
+) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        lifespan="off",
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if not serving.done():
+        answering()
+    await serving
+
+
+class _Doorman:
+    """Who may log in to the broker, and what for."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self.fleet: Fleet | None = None
+
+    def authenticate(self, username: str, password: str) -> bool:
+        if username == _COLLECTOR:
+            return secrets.compare_digest(password.encode(), self._secret.encode())
+        if self.fleet is None:
+            return False
+        try:
+            address = Address.parse(username)
+            device = identify(self.fleet, password, _MQTT_AUDIENCE)
+        except SkerryError as error:
+            _LOG.info("login of %s refused: %s", username[:140], error)
+            return False
+        return address == Address(self.fleet.tenant, DeviceId(device.id))
+
+    def authorize(self, username: str, action: Action, topic: str) -> bool:
+        return username == _COLLECTOR or device_may(username, action, topic)
+
+
+class _EngineRoom:
+    """The threads beside HTTP: the collector, and the turns of the rollouts."""
+
+    def __init__(self, fleet: Fleet, broker: EmbeddedBroker, secret: str) -> None:
+        self._fleet, self._ending = fleet, Event()
+        self.conductor = Conductor(fleet, self._wake, lambda release: make_deltas(fleet, release))
+        self._sink = FleetSink(fleet.store, fleet.tenant, fleet.clock, self.conductor.stir)
+        self._drift = DriftWatch(fleet)
+        options = MqttOptions(
+            host=_loopback(broker.host),
+            port=broker.port,
+            username=_COLLECTOR,
+            password=lambda: secret,
+        )
+        self._collector = Collector(MqttLink(options), self._sink, clock=fleet.clock)
+        self._thread = Thread(target=self._work, name="rollouts", daemon=True)
+
+    def start(self) -> None:
+        self._collector.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ending.set()
+        self.conductor.stir()
+        self._thread.join()
+        self._collector.stop()
+
+    def _wake(self, device: DeviceId) -> None:
+        command = Command(f"poll-{secrets.token_hex(8)}", "poll", self._fleet.clock.now())
+        try:
+            self._collector.command(Address(self._fleet.tenant, device), command)
+        except UnavailableError as error:
+            _LOG.info("%s is not woken, it will poll: %s", device, error)
+
+    def _work(self) -> None:
+        limits, clock = self._fleet.limits, self._fleet.clock
+        refreshed = judged = float("-inf")
+        while not self._ending.is_set():
+            moved = self._safely(self.conductor.turn)
+            now = clock.monotonic()
+            if now - judged >= limits.drift_seconds:
+                judged = now
+                self._safely(lambda: self._drift.judge(self._sink.fresh()))
+            if now - refreshed >= limits.refresh_seconds:
+                refreshed = now
+                self._safely(self._refresh)
+            if not moved:
+                self.conductor.wait(limits.turn_seconds)
+
+    def _refresh(self) -> None:
+        if self._fleet.image.releases():
+            self._fleet.image.refresh()
+
+    def _safely(self, work: Callable[[], object]) -> bool:
+        try:
+            return bool(work())
+        except SkerryError as error:
+            _LOG.warning("%s", error)
+        except Exception:  # noqa: BLE001 - one bad turn must not end all later ones
+            _LOG.exception("a turn failed")
+        return False
+
+
+def _broker(doorman: _Doorman, listen: Listen, last: int) -> EmbeddedBroker:
+    ports = [listen.port] if listen.port or not last else [last, 0]
+    for port in ports:
+        broker = EmbeddedBroker(
+            doorman.authenticate, doorman.authorize, host=listen.host, port=port
+        )
+        try:
+            broker.start()
+        except UnavailableError:
+            if port == ports[-1]:
+                raise
+            continue
+        return broker
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def _listener(listen: Listen, last: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    ports = [listen.port] if listen.port or not last else [last, 0]
+    for port in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((listen.host, port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            if port == ports[-1]:
+                raise UnavailableError(
+                    f"cannot listen: {error.strerror}",
+                    where=f"{listen.host}:{port}",
+                    remedy="choose another address with --http",
+                ) from error
+            continue
+        with listener:
+            yield listener
+        return
+
+
+def _last_ports(home: FleetHome) -> _Ports:
+    try:
+        return msgspec.json.decode(home.ports_file.read_bytes(), type=_Ports)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return _Ports()
+
+
+def _loopback(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a comparison
+
+
+def _shown(host: str) -> str:
+    host = _loopback(host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(host: str) -> str:
+    """What devices are told: nothing, which means the server's own host, if it listens on all."""
+    return "" if host in ("0.0.0.0", "::") else host  # noqa: S104 - a comparison
