@@ -47,7 +47,7 @@ _FAILED_WORDS = {
     "rolled_back": "rolled back",
     "refused": "refused",
 }
-replace = msgspec.structs.replace
+_replace = msgspec.structs.replace
 
 
 class Conductor:
@@ -109,12 +109,12 @@ class Conductor:
             rollout = self._fleet.store.rollouts.get(rollout_id)
             if rollout is None:
                 raise LookupError(f"no rollout {rollout_id[:32]!r}")
-            after = replace(rollout, state=rollout_after(rollout.state, verb), reason="")
+            after = _replace(rollout, state=rollout_after(rollout.state, verb), reason="")
             if verb == "start":
-                after = replace(after, started_at=self._fleet.clock.now())
+                after = _replace(after, started_at=self._fleet.clock.now())
             if verb == "resume":
                 failed = (a.device for a in rollout.assignments if a.state == "failed")
-                after = replace(after, forgiven=tuple(sorted({*rollout.forgiven, *failed})))
+                after = _replace(after, forgiven=tuple(sorted({*rollout.forgiven, *failed})))
             if not self._fleet.store.rollouts.save(after, was=rollout.state):
                 raise InputError("the rollout changed meanwhile; look at it again")
             if verb == "start":
@@ -131,7 +131,7 @@ class Conductor:
             if rollout.id != newer.id and rollout.state in _HOLDING and covered:
                 reason = f"superseded by {newer.id}"
                 after = rollout_after(rollout.state, "supersede")
-                ended = replace(rollout, state=after, reason=reason)
+                ended = _replace(rollout, state=after, reason=reason)
                 self._fleet.store.rollouts.save(ended, was=rollout.state)
 
     def turn(self) -> bool:
@@ -191,19 +191,19 @@ class Conductor:
                 self._recall(rollout, device)
                 self._move(rollout, device, "withdraw", now)
             case Step(stage):
-                return rollouts.save(replace(rollout, stage=stage, reason=""), was=rollout.state)
+                return rollouts.save(_replace(rollout, stage=stage, reason=""), was=rollout.state)
             case Finish():
                 return self._end(rollout, "finish", "")
             case Stop(abort, reason):
                 return self._end(rollout, "abort" if abort else "pause", reason)
             case Wait(reason):
                 if rollout.reason != reason:
-                    rollouts.save(replace(rollout, reason=reason), was=rollout.state)
+                    rollouts.save(_replace(rollout, reason=reason), was=rollout.state)
                 return False
         return True
 
     def _end(self, rollout: Rollout, verb: RolloutVerb, reason: str) -> bool:
-        after = replace(rollout, state=rollout_after(rollout.state, verb), reason=reason)
+        after = _replace(rollout, state=rollout_after(rollout.state, verb), reason=reason)
         done = self._fleet.store.rollouts.save(after, was=rollout.state)
         if done:
             self._fleet.store.audit.append(
@@ -217,9 +217,9 @@ class Conductor:
             return
         after = _moved(before, event, now)
         if event == "offer":
-            after = replace(after, offered_at=now, recalled=False)
+            after = _replace(after, offered_at=now, recalled=False)
         if event == "withdraw":
-            after = replace(after, recalled=True)
+            after = _replace(after, recalled=True)
         self._fleet.store.rollouts.put(rollout.id, after)
 
     def _recall(self, rollout: Rollout, device: str) -> None:
@@ -255,7 +255,7 @@ class Conductor:
 
 def _moved(before: Assignment, event: DeviceEvent, now: float) -> Assignment:
     state = device_after(before.state, event)
-    return before if state == before.state else replace(before, state=state, since=now)
+    return before if state == before.state else _replace(before, state=state, since=now)
 
 
 def _told(before: Assignment, event: StoredEvent) -> Assignment:
@@ -263,11 +263,11 @@ def _told(before: Assignment, event: StoredEvent) -> Assignment:
     after = _moved(before, event.kind, event.received)
     if after.state == "failed" and before.state != "failed":
         words = _FAILED_WORDS[event.kind]
-        after = replace(after, reason=f"{words}: {event.reason}" if event.reason else words)
+        after = _replace(after, reason=f"{words}: {event.reason}" if event.reason else words)
     if after.state == "succeeded":
-        after = replace(after, reason="")
+        after = _replace(after, reason="")
     if event.full_bytes:
-        after = replace(after, delta_bytes=event.delta_bytes, full_bytes=event.full_bytes)
+        after = _replace(after, delta_bytes=event.delta_bytes, full_bytes=event.full_bytes)
     return after
 
 

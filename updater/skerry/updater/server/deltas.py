@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from skerry.devices.digest import Descriptor, Digest, digest_file
-from skerry.devices.errors import SkerryError
+from skerry.devices.errors import DigestMismatch, SkerryError
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.records import Delta, PublishedRelease
@@ -65,6 +65,9 @@ def _make(fleet: Fleet, name: str, old: Descriptor, new: Descriptor) -> None:
     """One patch, kept if it is smaller than what it spares."""
     from skerry.updater.delta import create
 
+    for blob in (old, new):
+        if digest_file(fleet.blobs.path(blob.digest)) != blob:
+            raise DigestMismatch("the blob on this server is damaged", where=blob.digest)
     with tempfile.TemporaryDirectory(prefix="skerry-delta-") as folder:
         file = Path(folder) / "patch"
         create(fleet.blobs.path(old.digest), fleet.blobs.path(new.digest), file)

@@ -81,6 +81,7 @@ class RolloutView(msgspec.Struct, frozen=True):
         stage: name of the one it is in.
         reason: why it waits or stopped.
         targets: how many devices it is for.
+        waiting: those of them that it has not chosen yet.
         deltas: the patches that lead to its release.
     """
 
@@ -90,6 +91,7 @@ class RolloutView(msgspec.Struct, frozen=True):
     stage: str
     reason: str
     targets: int
+    waiting: list[str]
     created_at: float
     started_at: float
     stages: list[StageView]
@@ -169,6 +171,7 @@ def rollout_view(
         stage=stages[rollout.stage].name,
         reason=rollout.reason,
         targets=len(targets),
+        waiting=sorted(targets - {a.device for a in rollout.assignments}),
         created_at=rollout.created_at,
         started_at=rollout.started_at,
         stages=[

@@ -75,7 +75,7 @@ class Sessions:
 
 
 @router.get("/")
-def page(request: Request) -> Response:
+def _page(request: Request) -> Response:
     """The console, or the form to sign in."""
     fleet = fleet_of(request)
     if not _signed_in(request):
@@ -84,7 +84,7 @@ def page(request: Request) -> Response:
 
 
 @router.get("/console/main")
-def main(request: Request) -> Response:
+def _main(request: Request) -> Response:
     """What changes on the page, drawn anew."""
     if not _signed_in(request):
         raise HTTPException(401, "sign in again")
@@ -92,7 +92,7 @@ def main(request: Request) -> Response:
 
 
 @router.post("/console/sign-in")
-def sign_in(request: Request, body: bytes = _FORM) -> Response:
+def _sign_in(request: Request, body: bytes = _FORM) -> Response:
     """Exchange an operator's token for a session."""
     fleet = fleet_of(request)
     fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=4)
@@ -111,7 +111,7 @@ def sign_in(request: Request, body: bytes = _FORM) -> Response:
 
 
 @router.post("/console/sign-out")
-def sign_out(request: Request) -> Response:
+def _sign_out(request: Request) -> Response:
     """End the session."""
     request.app.state.sessions.end(request.cookies.get(_COOKIE, ""))
     response = _home()
@@ -120,7 +120,7 @@ def sign_out(request: Request) -> Response:
 
 
 @router.get("/console/{name}")
-def asset(name: str) -> Response:
+def _asset(name: str) -> Response:
     """The page's style and script."""
     if name not in _SHOWN_STATIC:
         raise HTTPException(404, "no such file")

@@ -21,7 +21,7 @@ _METADATA = "application/json"
 
 
 @router.post("/v1/enrol")
-def enrol(request: Request, body: bytes = _JSON) -> Response:
+def _enrol(request: Request, body: bytes = _JSON) -> Response:
     """Enrol a device by a claim token and a certificate request."""
     try:
         return answer(admit(fleet_of(request), EnrolmentRequest.decode(body)), 201)
@@ -31,21 +31,21 @@ def enrol(request: Request, body: bytes = _JSON) -> Response:
 
 
 @router.post("/v1/renew")
-def renew_certificate(request: Request, body: bytes = _JSON) -> Response:
+def _renew_certificate(request: Request, body: bytes = _JSON) -> Response:
     """Give the calling device a new certificate."""
     device = renew(fleet_of(request), device_of(request), decoded(body, RenewRequest))
     return answer({"certificate": device.certificate, "not_after": device.not_after})
 
 
 @router.get("/image/{name}")
-def image_metadata(request: Request, name: str) -> Response:
+def _image_metadata(request: Request, name: str) -> Response:
     """Metadata of the image repository."""
     device_of(request)
     return _metadata(fleet_of(request).image.read(name), name)
 
 
 @router.get("/director/{device}/{name}")
-def director_metadata(request: Request, device: str, name: str) -> Response:
+def _director_metadata(request: Request, device: str, name: str) -> Response:
     """Metadata of the director, for the calling device alone."""
     caller = device_of(request)
     if caller.id != device:
@@ -54,7 +54,7 @@ def director_metadata(request: Request, device: str, name: str) -> Response:
 
 
 @router.api_route("/blobs/sha256/{hex_digits}", methods=["GET", "HEAD"])
-def blob(request: Request, hex_digits: str) -> Response:
+def _blob(request: Request, hex_digits: str) -> Response:
     """A blob, whole or a range of it."""
     device_of(request)
     path = fleet_of(request).blobs.path(_digest(hex_digits))

@@ -46,7 +46,7 @@ class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @router.put("/blobs/sha256/{hex_digits}")
-async def put_blob(request: Request, hex_digits: str) -> Response:
+async def _put_blob(request: Request, hex_digits: str) -> Response:
     """Store a blob; what arrives is matched to the digest before it is kept."""
     fleet = fleet_of(request)
     await run_in_threadpool(operator_of, request)
@@ -79,7 +79,7 @@ def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 
 @router.post("/releases")
-def publish(request: Request, body: bytes = _RELEASE) -> Response:
+def _publish(request: Request, body: bytes = _RELEASE) -> Response:
     """Take over metadata that operators signed, once the blobs that it names are here."""
     fleet, operator = fleet_of(request), operator_of(request)
     publication = decoded(body, Publication)
@@ -126,14 +126,14 @@ def _blobs(fleet: Fleet, release: Release) -> tuple[Descriptor, ...]:
 
 
 @router.get("/releases")
-def releases(request: Request) -> Response:
+def _releases(request: Request) -> Response:
     """Every release, newest first."""
     operator_of(request, "viewer")
     return answer({"releases": fleet_of(request).store.access.releases()})
 
 
 @router.post("/claims")
-def claim(request: Request, body: bytes = _JSON) -> Response:
+def _claim(request: Request, body: bytes = _JSON) -> Response:
     """A token that lets one device in."""
     fleet, operator = fleet_of(request), operator_of(request)
     wanted = decoded(body, ClaimRequest)
@@ -144,7 +144,7 @@ def claim(request: Request, body: bytes = _JSON) -> Response:
 
 
 @router.get("/devices")
-def devices(request: Request) -> Response:
+def _devices(request: Request) -> Response:
     """The fleet, from what its devices sent."""
     operator_of(request, "viewer")
     store = fleet_of(request).store
@@ -153,7 +153,7 @@ def devices(request: Request) -> Response:
 
 
 @router.post("/devices/{device}/revoke")
-def revoke(request: Request, device: str) -> Response:
+def _revoke(request: Request, device: str) -> Response:
     """Deny a device from now on, and end its connection."""
     fleet, operator = fleet_of(request), operator_of(request)
     known = fleet.store.registry.device(device)
@@ -167,7 +167,7 @@ def revoke(request: Request, device: str) -> Response:
 
 
 @router.get("/events")
-def events(
+def _events(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, device: str = ""
 ) -> Response:
     """What happened to updates, newest first."""
@@ -176,7 +176,7 @@ def events(
 
 
 @router.get("/audit")
-def audit(
+def _audit(
     request: Request,
     after: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,

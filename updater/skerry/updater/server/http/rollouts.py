@@ -60,7 +60,7 @@ def _conductor(request: Request) -> Conductor:
 
 
 @router.get("")
-def rollouts(request: Request) -> Response:
+def _rollouts(request: Request) -> Response:
     """Every rollout, oldest first."""
     operator_of(request, "viewer")
     fleet = fleet_of(request)
@@ -68,7 +68,7 @@ def rollouts(request: Request) -> Response:
 
 
 @router.post("")
-def create(request: Request, body: bytes = _JSON) -> Response:
+def _create(request: Request, body: bytes = _JSON) -> Response:
     """A new rollout, a draft until it is started."""
     operator, fleet = operator_of(request), fleet_of(request)
     wanted = decoded(body, RolloutRequest)
@@ -83,7 +83,7 @@ def create(request: Request, body: bytes = _JSON) -> Response:
 
 
 @router.get("/{rollout_id}")
-def status(request: Request, rollout_id: str) -> Response:
+def _status(request: Request, rollout_id: str) -> Response:
     """One rollout."""
     operator_of(request, "viewer")
     fleet = fleet_of(request)
@@ -94,7 +94,7 @@ def status(request: Request, rollout_id: str) -> Response:
 
 
 @router.post("/{rollout_id}/{verb}")
-def change(
+def _change(
     request: Request, rollout_id: str, verb: Literal["start", "pause", "resume", "abort"]
 ) -> Response:
     """Start, pause, resume or abort a rollout."""
