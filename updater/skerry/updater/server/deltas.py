@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from threading import Event
 
 from skerry.devices.digest import Descriptor, Digest, digest_file
-from skerry.devices.errors import DigestMismatch, SkerryError
+from skerry.devices.errors import DigestMismatch, SkerryError, UnavailableError
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.records import Delta, PublishedRelease
@@ -17,12 +20,18 @@ __all__ = ["make_deltas"]
 _LOG = logging.getLogger(__name__)
 _DEVICE_FORMATS = ("onnx", "tflite")
 _CHUNK_BYTES = 1 << 20
+_LOOK_SECONDS = 0.02
+_PROGRAM = (
+    "import sys; from pathlib import Path; from skerry.updater.delta import create; "
+    "create(*map(Path, sys.argv[1:]))"
+)
 
 
-def make_deltas(fleet: Fleet, release: str) -> int:
+def make_deltas(fleet: Fleet, release: str, ending: Event) -> int:
     """Make, store and sign the patches that lead to `release`; how many were made.
 
-    What fails is logged and left out: devices then fetch the whole blob.
+    What fails is logged and left out: devices then fetch the whole blob. Once `ending` is set, no
+    more are made.
     """
     published = {r.release: r for r in fleet.store.access.releases()}
     if release not in published:
@@ -35,9 +44,9 @@ def make_deltas(fleet: Fleet, release: str) -> int:
             pairs = _pairs(_open(fleet, published[base]), _open(fleet, published[release]))
             for name, old, new in pairs:
                 if (str(old.digest), str(new.digest)) not in known:
-                    _make(fleet, name, old, new)
+                    _make(fleet, name, old, new, ending)
                     made += 1
-        except (SkerryError, ImportError) as error:
+        except SkerryError as error:
             _LOG.warning("no delta from %s to %s: %s", base, release, error)
     return made
 
@@ -61,16 +70,14 @@ def _pairs(base: Bundle, new: Bundle) -> list[tuple[str, Descriptor, Descriptor]
     ]
 
 
-def _make(fleet: Fleet, name: str, old: Descriptor, new: Descriptor) -> None:
+def _make(fleet: Fleet, name: str, old: Descriptor, new: Descriptor, ending: Event) -> None:
     """One patch, kept if it is smaller than what it spares."""
-    from skerry.updater.delta import create
-
     for blob in (old, new):
         if digest_file(fleet.blobs.path(blob.digest)) != blob:
             raise DigestMismatch("the blob on this server is damaged", where=blob.digest)
     with tempfile.TemporaryDirectory(prefix="skerry-delta-") as folder:
         file = Path(folder) / "patch"
-        create(fleet.blobs.path(old.digest), fleet.blobs.path(new.digest), file)
+        _create(fleet.blobs.path(old.digest), fleet.blobs.path(new.digest), file, fleet, ending)
         patch = digest_file(file)
         smaller = patch.size < new.size
         if smaller:
@@ -87,3 +94,18 @@ def _make(fleet: Fleet, name: str, old: Descriptor, new: Descriptor) -> None:
             new.size,
         )
     )
+
+
+def _create(old: Path, new: Path, patch: Path, fleet: Fleet, ending: Event) -> None:
+    """Make the patch in a process of its own: it takes long, and may take much memory."""
+    words = [sys.executable, "-c", _PROGRAM, str(old), str(new), str(patch)]
+    clock = fleet.clock
+    until = clock.monotonic() + fleet.limits.delta_seconds
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if clock.wait(ending, _LOOK_SECONDS) or clock.monotonic() > until:
+                process.kill()
+        _, said = process.communicate()
+    if process.returncode:
+        last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise UnavailableError(f"no patch was made: {last or process.returncode}", where=new.name)

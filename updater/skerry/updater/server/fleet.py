@@ -30,6 +30,7 @@ class ServerLimits:
         turn_seconds: longest wait between two looks at the rollouts.
         refresh_seconds: time between two looks at expiring signatures.
         event_batch: most events applied in one transaction.
+        delta_seconds: longest that one patch may take to make.
         drift_windows: newest windows of a device that a drift verdict rests on.
         drift_seconds: least time between two drift verdicts on one device.
     """
@@ -44,6 +45,7 @@ class ServerLimits:
     turn_seconds: float = 1.0
     refresh_seconds: float = 60.0
     event_batch: int = 500
+    delta_seconds: float = 1800.0
     drift_windows: int = 60
     drift_seconds: float = 2.0
 

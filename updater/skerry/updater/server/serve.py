@@ -197,7 +197,9 @@ class _EngineRoom:
 
     def __init__(self, fleet: Fleet, broker: EmbeddedBroker, secret: str) -> None:
         self._fleet, self._ending = fleet, Event()
-        self.conductor = Conductor(fleet, self._wake, lambda release: make_deltas(fleet, release))
+        self.conductor = Conductor(
+            fleet, self._wake, lambda release: make_deltas(fleet, release, self._ending)
+        )
         self._sink = FleetSink(fleet.store, fleet.tenant, fleet.clock, self.conductor.stir)
         self._drift = DriftWatch(fleet)
         options = MqttOptions(
