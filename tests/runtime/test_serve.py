@@ -13,7 +13,7 @@ from fakes.bundles import linear, make_bundle
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.serve.api import ServeLimits
+from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.server import Server
 
 X = [[1.0, 2.0, 3.0, 4.0], [0.5, 0.0, -1.0, 2.0]]
@@ -177,7 +177,7 @@ def test_a_body_beyond_the_limit_is_refused(client: Client) -> None:
     connection.request("POST", INFER, chunks(), headers, encode_chunked=True)
     response = connection.getresponse()
     assert response.status == 413
-    assert "too large" in json.loads(response.read())["error"]
+    assert "100000 bytes" in json.loads(response.read())["error"]
     connection.close()
 
 

@@ -1,40 +1,43 @@
-"""A running server: on a TCP port of this machine, a Unix socket, or a socket handed in."""
+"""A running server: on a TCP port, a Unix socket, or a socket handed in."""
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import signal
 import socket
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from types import TracebackType
 
-import uvicorn
-
-from skerry.devices.errors import InputError, UnavailableError
+from skerry.devices.errors import UnavailableError
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.serve.api import Api, ServeLimits
-from skerry.runtime.serve.asgi import Application
+from skerry.runtime.serve.api import Api
+from skerry.runtime.serve.dispatch import Dispatcher
+from skerry.runtime.serve.http1 import Connection
+from skerry.runtime.serve.limits import ServeLimits
+from skerry.runtime.serve.listen import Access, address_of, listen
+from skerry.runtime.serve.metrics import Metrics
 
 __all__ = ["Server", "serve"]
 
 _START_S = 10.0
+_SWEEP_S = 1.0
 
 
 class Server:
-    """Serves a runtime in a thread of its own, whether or not a model is active yet.
+    """Serves a runtime, whether or not a model is active yet.
 
     Args:
         host, port: where to listen; port 0 takes a free one, told by `address`.
         uds: listen on this Unix socket instead.
         listener: a listening socket to serve on instead; it is not closed at the end.
+        access: the token that clients need, and TLS; must be given to listen beyond this machine.
         metrics: further Prometheus text for `/metrics`.
 
     Raises:
-        InputError: the address is not of this machine alone.
+        InputError: the address is not of this machine alone, and TLS or token are missing.
         UnavailableError: the address cannot be had.
     """
 
@@ -46,43 +49,36 @@ class Server:
         port: int = 0,
         uds: Path | None = None,
         listener: socket.socket | None = None,
+        access: Access | None = None,
         limits: ServeLimits | None = None,
         metrics: Callable[[], str] | None = None,
     ) -> None:
-        limits = limits or ServeLimits()
+        self._runtime, self._access = runtime, access
+        self._limits = limits or ServeLimits()
+        self._more_metrics = metrics
+        self._tls = None if access is None else access.context()
         self._uds = None if listener is not None else uds
-        self._socket = listener.dup() if listener is not None else _listen(host, port, uds)
-        self.address = _address(self._socket)
-        application = Application(Api(runtime, metrics), runtime, limits)
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                application,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                limit_concurrency=limits.connections,
-                timeout_keep_alive=limits.keep_alive_s,
-                timeout_graceful_shutdown=limits.drain_s,
-            )
-        )
+        self._socket = listen(host, port, uds, access) if listener is None else listener.dup()
+        if self._socket.family != socket.AF_UNIX:
+            # Connections inherit it. asyncio sets it only on sockets made with IPPROTO_TCP.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.address = address_of(self._socket, tls=self._tls is not None)
+        self._answering = Event()
         self._thread: Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
 
     def start(self) -> None:
         """Begin to answer, in a thread. Returns when it does."""
         self._thread = Thread(target=self.run, name="skerry-http", daemon=True)
         self._thread.start()
-        if not self._server.answering.wait(_START_S):
+        if not self._answering.wait(_START_S):
             raise UnavailableError("the server did not start", where=self.address)
 
     def run(self) -> None:
         """Answer in the calling thread, until `stop` or, in the main thread, SIGTERM or SIGINT."""
         try:
-            self._server.run(sockets=[self._socket])
+            asyncio.run(self._serve())
         finally:
             self._socket.close()
             if self._uds is not None:
@@ -90,7 +86,9 @@ class Server:
 
     def stop(self) -> None:
         """End the requests under way, then stop. No error if it has stopped already."""
-        self._server.should_exit = True
+        if self._loop is not None and self._stop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
             self._thread.join()
 
@@ -106,6 +104,46 @@ class Server:
     ) -> None:
         self.stop()
 
+    async def _serve(self) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        stop = self._stop = asyncio.Event()
+        if current_thread() is main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop.set)
+        metrics, peers = Metrics(), set[Connection]()
+        token = None if self._access is None else self._access.token
+        api = Api(self._runtime, self._limits, metrics, token, self._more_metrics)
+        dispatcher = Dispatcher(api, self._runtime, self._limits, metrics)
+
+        def connect() -> Connection:
+            return Connection(dispatcher, self._limits, peers, metrics.answered)
+
+        if self._socket.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(connect, sock=self._socket, ssl=self._tls)
+        else:
+            server = await loop.create_server(connect, sock=self._socket, ssl=self._tls)
+        self._answering.set()
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _SWEEP_S)
+            now = loop.time()
+            for peer in tuple(peers):
+                peer.sweep(now)
+        server.close()
+        await self._drain(peers)
+        dispatcher.close()
+
+    async def _drain(self, peers: set[Connection]) -> None:
+        """Let every request under way be answered, for a bounded time."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._limits.drain_s
+        for peer in tuple(peers):
+            peer.finish()
+        while peers and loop.time() < until:
+            await asyncio.sleep(0.01)
+        for peer in tuple(peers):
+            peer.abort()
+
 
 def serve(
     runtime: Runtime,
@@ -113,89 +151,17 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     uds: Path | None = None,
+    access: Access | None = None,
     limits: ServeLimits | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `on_start` is told the address.
 
     Raises:
-        InputError: the address is not of this machine alone.
+        InputError: the address is not of this machine alone, and TLS or token are missing.
         UnavailableError: the address cannot be had.
     """
-    server = Server(runtime, host=host, port=port, uds=uds, limits=limits)
+    server = Server(runtime, host=host, port=port, uds=uds, access=access, limits=limits)
     if on_start is not None:
         on_start(server.address)
-    # uvicorn raises the signal that stopped it once more when it is done.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        with suppress(KeyboardInterrupt):
-            server.run()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn's server that says when it answers."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.answering = Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.answering.set()
-
-
-def _listen(host: str, port: int, uds: Path | None) -> socket.socket:
-    if uds is not None:
-        return _listen_unix(uds)
-    if not _is_loopback(host):
-        raise InputError(
-            "listening beyond this machine needs TLS and a token",
-            where=host,
-            remedy="listen on 127.0.0.1 or a Unix socket, behind a proxy that has both",
-        )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot listen: {error.strerror}", where=f"{host}:{port}"
-        ) from error
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    """Bind `path`, taking the place of a socket that nobody answers on."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
-            path.unlink()
-        listener.bind(str(path))
-        path.chmod(0o660)
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise UnavailableError(f"cannot listen: {error.strerror or error}", where=path) from error
-    return listener
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(str(path)) == 0
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _address(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
+    server.run()

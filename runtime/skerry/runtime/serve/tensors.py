@@ -1,12 +1,14 @@
-"""Tensors as the Open Inference Protocol v2 writes them in JSON.
+"""Tensors as the Open Inference Protocol v2 writes them: in JSON, or as bytes after it.
 
-https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md
+https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and the
+binary tensor data extension: little-endian, row-major, in the order of the tensors that announce a
+`binary_data_size`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -117,26 +119,47 @@ def decode_request(body: bytes | memoryview) -> InferRequest:
         raise SignatureMismatch("nested too deeply", where="body") from error
 
 
-def input_arrays(request: InferRequest) -> dict[str, NDArray[Any]]:
+def input_arrays(request: InferRequest, binary: bytes | memoryview = b"") -> Arrays:
     """The inputs of a request as arrays, by name.
 
+    Args:
+        binary: what follows the JSON. The arrays may be views of it.
+
     Raises:
-        SignatureMismatch: an input contradicts itself; names it.
+        SignatureMismatch: an input contradicts itself or the bytes; names it.
     """
     arrays: dict[str, NDArray[Any]] = {}
+    offset = 0
     for tensor in request.inputs:
         if tensor.name in arrays:
             raise SignatureMismatch("is given twice", where=_where(tensor))
-        arrays[tensor.name] = _array(tensor)
+        size = None if tensor.parameters is None else tensor.parameters.get("binary_data_size")
+        if size is None:
+            arrays[tensor.name] = _array(tensor)
+        else:
+            arrays[tensor.name] = _view(tensor, binary, offset, size)
+            offset += size
+    if offset != len(binary):
+        raise SignatureMismatch(
+            f"{len(binary)} bytes follow the JSON where the inputs announce {offset}", where="body"
+        )
     return arrays
 
 
-def output_tensors(outputs: Arrays) -> tuple[ResponseOutput, ...]:
-    """Outputs as JSON tensors: flat data in row-major order."""
-    return tuple(
-        ResponseOutput(name, DATATYPES[array.dtype.name], array.shape, array.ravel().tolist())
-        for name, array in outputs.items()
-    )
+def output_tensors(
+    outputs: Arrays, binary: Callable[[str], bool]
+) -> tuple[tuple[ResponseOutput, ...], list[bytes]]:
+    """Outputs as tensors of a response, and the bytes of those for which `binary` holds."""
+    tensors, parts = [], []
+    for name, array in outputs.items():
+        datatype, data, parameters = DATATYPES[array.dtype.name], None, None
+        if binary(name):
+            parts.append(array.tobytes())
+            parameters = {"binary_data_size": array.nbytes}
+        else:
+            data = array.ravel().tolist()
+        tensors.append(ResponseOutput(name, datatype, array.shape, data, parameters))
+    return tuple(tensors), parts
 
 
 def _dtype(tensor: RequestInput) -> np.dtype[Any]:
@@ -156,6 +179,26 @@ def _dtype(tensor: RequestInput) -> np.dtype[Any]:
     if len(tensor.shape) > _LARGEST_RANK or any(length < 0 for length in tensor.shape):
         raise SignatureMismatch("shape is impossible", where=_where(tensor))
     return dtype
+
+
+def _view(
+    tensor: RequestInput, binary: bytes | memoryview, offset: int, size: object
+) -> NDArray[Any]:
+    dtype = _dtype(tensor)
+    wanted = math.prod(tensor.shape) * dtype.itemsize
+    if type(size) is not int or size != wanted:
+        raise SignatureMismatch(
+            f"binary_data_size {str(size)[:40]} where shape and datatype say {wanted}",
+            where=_where(tensor),
+        )
+    if offset + size > len(binary):
+        raise SignatureMismatch(
+            f"{len(binary) - offset} bytes are left of the {size} announced", where=_where(tensor)
+        )
+    flat = np.frombuffer(binary, dtype, math.prod(tensor.shape), offset)
+    if dtype.kind == "b" and flat.view(np.uint8).max(initial=0) > 1:
+        raise SignatureMismatch("a byte of a BOOL is neither 0 nor 1", where=_where(tensor))
+    return (flat if flat.flags.aligned else flat.copy()).reshape(tensor.shape)
 
 
 def _array(tensor: RequestInput) -> NDArray[Any]:

@@ -1,0 +1,42 @@
+"""What clients may take of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ServeLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeLimits:
+    """Bounds of one server.
+
+    Attributes:
+        body_bytes: the largest request body, also when it is unpacked.
+        header_bytes, headers: the most bytes of path and headers together, and the most headers.
+        connections: the most open connections; further ones are closed at once.
+        keep_alive_s: how long an idle connection is kept.
+        request_s: how long a client may take to send one request.
+        drain_s: how long `stop` waits for requests under way.
+        inline_s: a model whose single row takes longer than this is run off the event loop.
+        threads: the most inferences at once off the event loop; 0 for one per core.
+        waiting: the most inferences waiting for one of those threads; the next is answered 503.
+        deadline_s: when an inference off the event loop is answered 504 at the latest. A request
+            may ask for less by its parameter `timeout`, in microseconds.
+        rate: inferences per second over all clients, answered 429 beyond; 0 for no limit.
+        burst: how many may come at once under `rate`.
+    """
+
+    body_bytes: int = 64 << 20
+    header_bytes: int = 16 << 10
+    headers: int = 64
+    connections: int = 512
+    keep_alive_s: float = 60.0
+    request_s: float = 30.0
+    drain_s: float = 10.0
+    inline_s: float = 0.0002
+    threads: int = 0
+    waiting: int = 256
+    deadline_s: float = 30.0
+    rate: float = 0.0
+    burst: int = 32

@@ -1,0 +1,287 @@
+"""Inference over HTTP beyond plain JSON: binary tensors, compression, deadlines, limits, access."""
+
+import gzip
+import http.client
+import json
+import ssl
+import threading
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fakes.bundles import linear, make_bundle
+from skerry.devices.errors import InputError
+from skerry.runtime.runtime import Runtime
+from skerry.runtime.serve.limits import ServeLimits
+from skerry.runtime.serve.listen import Access
+from skerry.runtime.serve.server import Server
+
+X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+INFER = "/v2/models/linear/infer"
+LENGTH = "inference-header-content-length"
+
+
+class Client:
+    def __init__(self, server: Server) -> None:
+        self.host = server.address.partition("://")[2]
+
+    def post(self, body: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self.host, timeout=20)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST", INFER, body, names)
+        response = connection.getresponse()
+        data = response.read()
+        connection.close()
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, data
+
+
+def _json(rows: np.ndarray = X, **more: Any) -> bytes:
+    tensor = {"name": "x", "shape": rows.shape, "datatype": "FP32", "data": rows.ravel().tolist()}
+    return json.dumps({"inputs": [tensor]} | more).encode()
+
+
+def _binary(rows: np.ndarray = X, size: Any = None, **more: Any) -> tuple[bytes, str]:
+    parameters = {"binary_data_size": rows.nbytes if size is None else size}
+    tensor = {"name": "x", "shape": rows.shape, "datatype": "FP32", "parameters": parameters}
+    head = json.dumps({"inputs": [tensor]} | more).encode()
+    return head + rows.tobytes(), str(len(head))
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return Runtime.open(make_bundle(tmp_path_factory.mktemp("bundle") / "b"))
+
+
+@pytest.fixture(scope="module")
+def client(runtime: Runtime) -> Iterator[Client]:
+    with Server(runtime, limits=ServeLimits(body_bytes=1 << 20)) as server:
+        yield Client(server)
+
+
+@pytest.mark.parametrize("pad", ["", " ", "  ", "   "])
+def test_binary_in_and_out(client: Client, pad: str) -> None:
+    body, length = _binary(parameters={"binary_data_output": True}, id=pad)
+    status, headers, data = client.post(body, inference_header_content_length=length)
+    assert status == 200, data
+    assert headers["content-type"] == "application/octet-stream"
+    split = int(headers[LENGTH])
+    (output,) = json.loads(data[:split])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 24}
+    assert "data" not in output
+    np.testing.assert_allclose(
+        np.frombuffer(data[split:], np.float32).reshape(2, 3), linear(X), atol=1e-5
+    )
+
+
+def test_an_output_may_be_chosen_as_binary_or_not(client: Client) -> None:
+    wanted = [{"name": "y", "parameters": {"binary_data": True}}]
+    _, headers, _ = client.post(_json(outputs=wanted))
+    assert LENGTH in headers
+    wanted = [{"name": "y", "parameters": {"binary_data": False}}]
+    body = _json(outputs=wanted, parameters={"binary_data_output": True})
+    _, headers, data = client.post(body)
+    assert LENGTH not in headers
+    assert len(json.loads(data)["outputs"][0]["data"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda body, n: (body[:-1], n), "input x"),
+        (lambda body, n: (body + b"x", n), "body"),
+        (lambda body, n: (body, "-1"), LENGTH),
+        (lambda body, n: (body, "1e3"), LENGTH),
+        (lambda body, n: (body, "9" * 400), LENGTH),
+        (lambda body, n: (body, str(len(body) + 1)), LENGTH),
+        (lambda body, n: (body, str(int(n) - 1)), "body"),
+        (lambda body, n: _binary(size=31), "input x"),
+        (lambda body, n: _binary(size=-32), "input x"),
+        (lambda body, n: _binary(size="32"), "input x"),
+        (lambda body, n: _binary(size=1 << 70), "input x"),
+        (lambda body, n: _binary(np.full((1, 4), np.nan, np.float32)), "input x"),
+    ],
+)
+def test_bad_binary_is_refused_by_name(client: Client, change: Any, names: str) -> None:
+    body, length = change(*_binary())
+    status, _, data = client.post(body, inference_header_content_length=length)
+    assert status == 400, data
+    assert names in json.loads(data)["error"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
+)
+def test_a_compressed_request_is_unpacked(client: Client, encoding: str, pack: Any) -> None:
+    assert client.post(pack(_json()), content_encoding=encoding)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", b"noise"),
+        ("br", b"noise"),
+        ("gzip", gzip.compress(_json())[:-3]),
+        ("gzip", gzip.compress(b" " * (100 << 20))),
+    ],
+    ids=["noise", "unknown", "cut off", "bomb"],
+)
+def test_bad_compression_is_refused(client: Client, encoding: str, body: bytes) -> None:
+    assert client.post(body, content_encoding=encoding)[0] == 400
+
+
+def test_a_long_reply_is_compressed_for_who_takes_it(client: Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    _, headers, packed = client.post(_json(rows), accept_encoding="gzip, br")
+    assert headers["content-encoding"] == "gzip"
+    _, headers, plain = client.post(_json(rows))
+    assert "content-encoding" not in headers
+    assert gzip.decompress(packed) == plain
+
+
+def test_beyond_the_rate_is_429_with_when_to_come_back(runtime: Runtime) -> None:
+    with Server(runtime, limits=ServeLimits(rate=0.001, burst=2)) as server:
+        client = Client(server)
+        found = [client.post(_json()) for _ in range(3)]
+        assert [status for status, _, _ in found] == [200, 200, 429]
+        assert int(found[2][1]["retry-after"]) > 1
+
+
+class Held:
+    """Holds every inference of a runtime until told to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = Runtime.open(make_bundle(folder / "b"))
+        release = self.runtime.active
+        assert release is not None
+        release.row_seconds = 1.0
+        self.entered, self.leave = threading.Semaphore(0), threading.Event()
+        answer = release.session.predict
+
+        def predict(*words: Any) -> Any:
+            self.entered.release()
+            assert self.leave.wait(20)
+            return answer(*words)
+
+        release.session.predict = predict  # type: ignore[method-assign]
+
+
+def _in_threads(client: Client, count: int) -> tuple[list[int], list[threading.Thread]]:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(client.post(_json())[0])) for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    return found, threads
+
+
+def test_what_is_not_answered_in_time_is_504_and_service_goes_on(tmp_path: Path) -> None:
+    held = Held(tmp_path)
+    with Server(held.runtime) as server:
+        client = Client(server)
+        status, _, data = client.post(_json(parameters={"timeout": 20_000}))
+        assert status == 504
+        assert "0.020 s" in json.loads(data)["error"]
+        held.leave.set()
+        assert client.post(_json())[0] == 200
+        status, _, data = client.post(_json(parameters={"timeout": "soon"}))
+        assert status == 400
+        assert "timeout" in json.loads(data)["error"]
+
+
+def test_more_than_may_wait_are_503(tmp_path: Path) -> None:
+    held = Held(tmp_path)
+    with Server(held.runtime, limits=ServeLimits(threads=1, waiting=1)) as server:
+        client = Client(server)
+        first, threads = _in_threads(client, 1)
+        assert held.entered.acquire(timeout=20)
+        rest, more = _in_threads(client, 3)
+        for thread in more:
+            thread.join(0.5)
+        held.leave.set()
+        for thread in threads + more:
+            thread.join()
+        assert first == [200]
+        assert sorted(rest) == [200, 503, 503]
+
+
+def test_at_stop_what_is_under_way_is_answered(tmp_path: Path) -> None:
+    held = Held(tmp_path)
+    server = Server(held.runtime)
+    server.start()
+    found, threads = _in_threads(Client(server), 1)
+    assert held.entered.acquire(timeout=20)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    held.leave.set()
+    stopping.join()
+    threads[0].join()
+    assert found == [200]
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_beyond_this_machine_needs_tls_and_a_token(runtime: Runtime, tmp_path: Path) -> None:
+    token = "a token of some length"
+    certificate, key = _certificate(tmp_path)
+    with pytest.raises(InputError, match="TLS and a token"):
+        Server(runtime, host="0.0.0.0", access=Access(token=token))
+    access = Access(token=token, certificate=certificate, key=key)
+    with Server(runtime, host="0.0.0.0", access=access) as server:
+        port = int(server.address.rpartition(":")[2])
+        assert server.address.startswith("https://")
+        context = ssl.create_default_context(cafile=str(certificate))
+
+        def call(path: str, headers: dict[str, str]) -> int:
+            connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
+            connection.request("GET", path, headers=headers)
+            status = connection.getresponse().status
+            connection.close()
+            return status
+
+        assert call("/v2", {}) == 401
+        assert call("/v2", {"authorization": "Bearer another token"}) == 401
+        assert call("/v2", {"authorization": f"Bearer {token}"}) == 200
+        assert call("/v2/health/live", {}) == 200
+
+
+def test_a_short_token_or_a_bad_certificate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="token"):
+        Access(token="short")
+    bad = tmp_path / "bad.pem"
+    bad.write_text("no certificate")
+    with pytest.raises(InputError, match=r"bad\.pem"):
+        Access(token="a token of some length", certificate=bad).context()
