@@ -1,0 +1,95 @@
+"""Core ML: lower the graph by coremltools into an ML Program package, on any machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skerry.converter.emit.artifact import Emitted, Signature
+from skerry.converter.emit.inputs import float_module, one_row, output_specs_fit, prepared_path
+from skerry.converter.emit.mlpackage import write_package
+from skerry.converter.quantize.model import QuantizedModel
+from skerry.devices.errors import InputError, UnsupportedError
+from skerry.runtime.bundle.card import TensorSpec
+
+__all__ = ["emit_coreml"]
+
+# What stands in for a dtype that Core ML has no multi-array of.
+_CARRIED_AS = {"uint8": "int32", "int8": "int32", "int16": "int32", "int64": "int32"}
+
+
+def emit_coreml(
+    model: nn.Module | QuantizedModel,
+    precision: str,
+    example: tuple[Tensor, ...],
+    signature: Signature,
+    folder: Path,
+) -> Emitted:
+    """Write `model-<precision>.mlpackage`; see `skerry.converter.emit.emit`. Its batch is 1."""
+    if precision == "int8":
+        if not isinstance(model, QuantizedModel):
+            raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
+        module: nn.Module = model.graph(fold=True)
+    else:
+        module = float_module(model, precision)
+    row = one_row(example)
+    output_specs_fit(module, row, signature)
+    inputs = tuple(_carried(spec) for spec in signature.inputs)
+    outputs = tuple(_carried(spec) for spec in signature.outputs)
+    carried = tuple(x.to(getattr(torch, spec.dtype)) for x, spec in zip(row, inputs, strict=True))
+    package = prepared_path(folder, precision, ".mlpackage")
+    if package.exists():
+        shutil.rmtree(package)
+    write_package(_convert(module, carried, inputs, outputs, precision), package)
+    return Emitted(
+        path=package, format="coreml", precision=precision, inputs=inputs, outputs=outputs
+    )
+
+
+def _convert(
+    module: nn.Module,
+    row: tuple[Tensor, ...],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    precision: str,
+) -> Any:
+    for name in ("coremltools", "coremltools.libmodelpackage"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with contextlib.redirect_stderr(io.StringIO()):
+        import coremltools
+        from coremltools.converters.mil import mil
+
+        types = {"float32": mil.types.fp32, "int32": mil.types.int32}
+        half = precision == "fp16"
+        try:
+            program = torch.export.export(module, row).run_decompositions({})
+            return coremltools.convert(
+                program,
+                inputs=[coremltools.TensorType(name=spec.name) for spec in inputs],
+                outputs=[
+                    coremltools.TensorType(name=spec.name, dtype=types[spec.dtype])
+                    for spec in outputs
+                ],
+                minimum_deployment_target=coremltools.target.iOS17,
+                compute_precision=coremltools.precision.FLOAT16
+                if half
+                else coremltools.precision.FLOAT32,
+                skip_model_load=True,
+            )
+        except Exception as error:
+            raise UnsupportedError(
+                f"the Core ML converter cannot lower the model: {str(error).splitlines()[0]}",
+                where="coreml",
+                remedy="leave coreml out of the targets, or replace the operator that it names",
+            ) from error
+
+
+def _carried(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.name, _CARRIED_AS.get(spec.dtype, spec.dtype), (1, *spec.shape[1:]))

@@ -1,0 +1,108 @@
+"""ONNX: export the graph, then lower it until every operator runs as an integer kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from skerry.converter.emit.artifact import Emitted, Signature
+from skerry.converter.emit.inputs import float_module, output_specs_fit, prepared_path
+from skerry.converter.emit.lower import (
+    absorb_activations,
+    half_weights,
+    strip_metadata,
+    unsigned_activations,
+)
+from skerry.converter.quantize.model import QuantizedModel
+from skerry.devices.errors import InputError, UnsupportedError
+from skerry.devices.files import write_atomically
+from skerry.runtime.bundle.card import TensorSpec
+
+__all__ = ["emit_onnx", "lower"]
+
+_OPSET = 21  # DequantizeLinear by blocks, and 4-bit integers
+
+
+def emit_onnx(
+    model: nn.Module | QuantizedModel,
+    precision: str,
+    example: tuple[Tensor, ...],
+    signature: Signature,
+    folder: Path,
+) -> Emitted:
+    """Write `model-<precision>.onnx`; see `skerry.converter.emit.emit`."""
+    if precision == "int8":
+        if not isinstance(model, QuantizedModel):
+            raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
+        module: nn.Module = model.graph(fold=True)
+    else:
+        module = float_module(model, precision)
+    rows = tuple(x if len(x) > 1 else torch.cat([x, x]) for x in example)
+    output_specs_fit(module, rows, signature)
+    exported = _export(module, rows, signature)
+    lower(exported, precision)
+    path = prepared_path(folder, precision, ".onnx")
+    proto = ir.to_proto(exported)
+    write_atomically(path, proto.SerializeToString(deterministic=True))
+    return Emitted(
+        path=path,
+        format="onnx",
+        precision=precision,
+        inputs=tuple(_free_batch(spec) for spec in signature.inputs),
+        outputs=tuple(_free_batch(spec) for spec in signature.outputs),
+    )
+
+
+def lower(model: ir.Model, precision: str) -> None:
+    """Rewrite an exported model in place for its precision; every step is exact but fp16's own."""
+    graph = model.graph
+    if precision == "int8":
+        absorb_activations.apply(graph, absorb_activations.find(graph))
+        unsigned_activations.apply(graph, unsigned_activations.find(graph))
+    if precision == "fp16":
+        half_weights.apply(graph, half_weights.find(graph))
+    _remove_unused_initializers(graph)
+    strip_metadata.apply(model)
+
+
+def _export(module: nn.Module, rows: tuple[Tensor, ...], signature: Signature) -> ir.Model:
+    batch = torch.export.Dim("batch")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                rows,
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=list(signature.input_names),
+                output_names=list(signature.output_names),
+                dynamic_shapes=tuple({0: batch} for _ in rows),
+                verbose=False,
+            )
+    except Exception as error:
+        raise UnsupportedError(
+            f"the ONNX exporter cannot lower the model: {str(error).splitlines()[0]}",
+            where="onnx",
+            remedy="leave onnx out of the targets, or replace the operator that it names",
+        ) from error
+    if program is None:
+        raise UnsupportedError("the ONNX exporter gave nothing", where="onnx")
+    exported: ir.Model = program.model
+    return exported
+
+
+def _remove_unused_initializers(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _free_batch(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.name, spec.dtype, (-1, *spec.shape[1:]))

@@ -1,0 +1,44 @@
+"""Which format has which precision. Read by the recipe check, before any work is done."""
+
+from __future__ import annotations
+
+from skerry.devices.errors import UnsupportedError
+
+__all__ = ["PRECISIONS", "SUPPORT", "refuse_unsupported", "unsupported"]
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+# (format, precision) → None where it can be emitted, else the reason why not.
+SUPPORT: dict[tuple[str, str], str | None] = {
+    ("onnx", "fp32"): None,
+    ("onnx", "fp16"): None,
+    ("onnx", "int8"): None,
+    ("tflite", "fp32"): None,
+    ("tflite", "fp16"): None,
+    ("tflite", "int8"): None,
+    ("coreml", "fp32"): None,
+    ("coreml", "fp16"): None,
+    ("coreml", "int8"): None,
+}
+
+
+def unsupported(fmt: str, precision: str) -> str | None:
+    """None if the format can be emitted in that precision, else the reason why not."""
+    if (fmt, precision) in SUPPORT:
+        return SUPPORT[fmt, precision]
+    formats = sorted({known for known, _ in SUPPORT})
+    if fmt not in formats:
+        return f"no format {fmt!r}; there are: {', '.join(formats)}"
+    return f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}"
+
+
+def refuse_unsupported(fmt: str, precision: str) -> None:
+    """Raise UnsupportedError, with the reason, if the pair cannot be emitted."""
+    reason = unsupported(fmt, precision)
+    if reason is not None:
+        able = [known for known in PRECISIONS if SUPPORT.get((fmt, known), "no") is None]
+        raise UnsupportedError(
+            reason,
+            where=f"{fmt}-{precision}",
+            remedy=f"{fmt} can be emitted in: {', '.join(able)}" if able else None,
+        )

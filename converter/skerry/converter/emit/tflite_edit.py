@@ -1,0 +1,128 @@
+"""Edits of a TFLite flatbuffer that change no computed value but what they are named for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]  # it ships none
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from skerry.devices.errors import UnsupportedError
+
+__all__ = ["float_ends", "half_weights"]
+
+_IDENTIFIER = b"TFL3"
+_SMALLEST_HALVED = 32  # elements; below this an operator costs more than it saves
+
+
+def float_ends(content: bytes) -> bytes:
+    """Let a file take and give float32 where the converter left quantized inputs and outputs.
+
+    The converter drops a Quantize at the beginning and a Dequantize at the end; callers would have
+    to know scales and zero points. This puts them back.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    graph.inputs, graph.outputs = np.array(graph.inputs), np.array(graph.outputs)
+    changed = False
+    for position, index in enumerate(graph.outputs):
+        if _is_quantized(graph.tensors[index]):
+            end = _append_float_twin(graph, index)
+            graph.operators.append(_operator(model, "DEQUANTIZE", index, end))
+            graph.outputs[position] = end
+            _point(model.signatureDefs, "outputs", index, end)
+            changed = True
+    for position, index in enumerate(graph.inputs):
+        if _is_quantized(graph.tensors[index]):
+            start = _append_float_twin(graph, index)
+            graph.operators.insert(0, _operator(model, "QUANTIZE", start, index))
+            graph.inputs[position] = start
+            _point(model.signatureDefs, "inputs", index, start)
+            changed = True
+    return _pack(model) if changed else content
+
+
+def half_weights(content: bytes) -> bytes:
+    """Store large float32 constants as float16, each with a Dequantize behind it.
+
+    Raises:
+        UnsupportedError: a weight lies beyond float16's range.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    added = []
+    for index in range(len(graph.tensors)):
+        tensor = graph.tensors[index]
+        data = model.buffers[tensor.buffer].data
+        if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) == 0:
+            continue
+        values = np.frombuffer(bytes(data), "<f4")
+        if values.size < _SMALLEST_HALVED:
+            continue
+        halved = _half(values, tensor.name)
+        twin = _append_float_twin(graph, index)
+        for operator in graph.operators:
+            operator.inputs = np.array(
+                [twin if read == index else read for read in operator.inputs], np.int32
+            )
+        model.buffers[tensor.buffer].data = np.frombuffer(halved.tobytes(), np.uint8)
+        tensor.type = schema.TensorType.FLOAT16
+        added.append(_operator(model, "DEQUANTIZE", index, twin))
+    graph.operators = added + list(graph.operators)
+    return _pack(model) if added else content
+
+
+def _half(values: np.ndarray[Any, Any], name: bytes) -> np.ndarray[Any, Any]:
+    if float(np.abs(values).max()) > float(np.finfo(np.float16).max):
+        raise UnsupportedError(
+            "a weight is beyond the range of float16",
+            where=name.decode(errors="replace"),
+            remedy="emit this model as fp32",
+        )
+    return values.astype("<f2")
+
+
+def _is_quantized(tensor: Any) -> bool:
+    has_scale = tensor.quantization is not None and tensor.quantization.scale is not None
+    return tensor.type in (schema.TensorType.INT8, schema.TensorType.UINT8) and has_scale
+
+
+def _append_float_twin(graph: Any, index: int) -> int:
+    """Add a float32 tensor of the same shape, which takes over the name; its index."""
+    original = graph.tensors[index]
+    twin = schema.TensorT()
+    twin.name, twin.shape = original.name, original.shape
+    twin.shapeSignature = original.shapeSignature
+    twin.type, twin.buffer, twin.hasRank = schema.TensorType.FLOAT32, 0, original.hasRank
+    original.name = original.name + b"_stored"
+    graph.tensors.append(twin)
+    return len(graph.tensors) - 1
+
+
+def _operator(model: Any, name: str, source: int, target: int) -> Any:
+    code = getattr(schema.BuiltinOperator, name)
+    known = [entry.builtinCode for entry in model.operatorCodes]
+    if code not in known:
+        entry = schema.OperatorCodeT()
+        entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, code, 3
+        model.operatorCodes.append(entry)
+        known.append(code)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = known.index(code)
+    operator.inputs = np.array([source], np.int32)
+    operator.outputs = np.array([target], np.int32)
+    return operator
+
+
+def _point(signatures: Any, ends: str, old: int, new: int) -> None:
+    for signature in signatures or []:
+        for entry in getattr(signature, ends):
+            if entry.tensorIndex == old:
+                entry.tensorIndex = new
+
+
+def _pack(model: Any) -> bytes:
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())

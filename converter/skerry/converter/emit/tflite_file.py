@@ -1,0 +1,93 @@
+"""TFLite: lower the graph by litert-torch, then give the file the signature callers know."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from skerry.converter.emit.artifact import Emitted, Signature
+from skerry.converter.emit.inputs import (
+    Named,
+    float_module,
+    one_row,
+    output_specs_fit,
+    prepared_path,
+)
+from skerry.converter.emit.tflite_edit import float_ends, half_weights
+from skerry.converter.quantize.model import QuantizedModel
+from skerry.devices.errors import InputError, UnsupportedError
+from skerry.devices.files import write_atomically
+from skerry.runtime.bundle.card import TensorSpec
+
+__all__ = ["emit_tflite"]
+
+
+def emit_tflite(
+    model: nn.Module | QuantizedModel,
+    precision: str,
+    example: tuple[Tensor, ...],
+    signature: Signature,
+    folder: Path,
+) -> Emitted:
+    """Write `model-<precision>.tflite`; see `skerry.converter.emit.emit`. Its batch is 1."""
+    row = one_row(example)
+    if precision == "int8":
+        if not isinstance(model, QuantizedModel):
+            raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
+        module: nn.Module = model.graph(fold=False)
+    else:
+        module = float_module(model, precision)
+    output_specs_fit(module, row, signature)
+    content = _convert(module, row, signature, integer=precision == "int8")
+    content = float_ends(content)
+    if precision == "fp16":
+        content = half_weights(content)
+    path = prepared_path(folder, precision, ".tflite")
+    write_atomically(path, content)
+    return Emitted(
+        path=path,
+        format="tflite",
+        precision=precision,
+        inputs=tuple(_one_row(spec) for spec in signature.inputs),
+        outputs=tuple(_one_row(spec) for spec in signature.outputs),
+    )
+
+
+def _convert(
+    module: nn.Module, row: tuple[Tensor, ...], signature: Signature, *, integer: bool
+) -> bytes:
+    import litert_torch
+    from litert_torch.quantize.pt2e_quantizer import (
+        PT2EQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    # The stock quantizer annotates nothing here: it is the switch that makes the converter keep
+    # integers, and the graph brings its own parameters.
+    switch = PT2EQuantizer().set_global(get_symmetric_quantization_config())
+    named = dict(zip(signature.input_names, row, strict=True))
+    logging.getLogger("litert_torch").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            converted = litert_torch.convert(
+                Named(module, signature),
+                sample_kwargs=named,
+                quant_config=QuantConfig(pt2e_quantizer=switch) if integer else None,
+            )
+            content: bytes = converted.model_content()
+    except Exception as error:
+        raise UnsupportedError(
+            f"the TFLite converter cannot lower the model: {str(error).splitlines()[0]}",
+            where="tflite",
+            remedy="leave tflite out of the targets, or replace the operator that it names",
+        ) from error
+    return content
+
+
+def _one_row(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:]))

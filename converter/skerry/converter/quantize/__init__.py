@@ -1,0 +1,7 @@
+"""Quantize once: scales and zero points are decided here, and every format is emitted from them."""
+
+from skerry.converter.quantize.calibrate import calibrate
+from skerry.converter.quantize.model import QuantizedModel
+from skerry.converter.quantize.scheme import CALIBRATORS, Scheme
+
+__all__ = ["CALIBRATORS", "QuantizedModel", "Scheme", "calibrate"]

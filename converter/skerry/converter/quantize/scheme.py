@@ -1,0 +1,50 @@
+"""How a model is to be quantized: one frozen value that every later step reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from skerry.devices.errors import UnsupportedError
+
+__all__ = ["CALIBRATORS", "Calibrator", "Scheme"]
+
+Calibrator = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+CALIBRATORS: tuple[str, ...] = get_args(Calibrator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """What all three formats accept: int8 activations per tensor, int8 weights, int32 biases.
+
+    Activations are affine over -128..127, weights symmetric over -127..127 with zero point 0. A
+    bias is int32 at the scale input x weight; it stays float in the graph, and the engines turn
+    it into that integer.
+
+    Attributes:
+        calibrator: how the range of an activation is chosen from what was seen of it.
+        per_channel: weights have one scale for each output channel; else one for the tensor.
+        reduce_range: weights take 7 bits (-63..63), for processors whose 8-bit dot product
+            saturates in 16 bits (x86-64 without VNNI).
+        percentile: share of values, in percent, that the percentile calibrator keeps.
+        averaging: weight of the newest batch in the moving average, 0 to 1.
+    """
+
+    calibrator: Calibrator = "mse"
+    per_channel: bool = True
+    reduce_range: bool = False
+    percentile: float = 99.99
+    averaging: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.calibrator not in CALIBRATORS:
+            raise UnsupportedError(
+                f"no calibrator {self.calibrator!r}",
+                where="quantize",
+                remedy=f"choose one of: {', '.join(CALIBRATORS)}",
+            )
+
+    @property
+    def weight_limit(self) -> int:
+        """The largest absolute value of a quantized weight."""
+        return 63 if self.reduce_range else 127

@@ -1,0 +1,63 @@
+"""Small seeded networks and data to quantize and emit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from skerry.converter.emit import Signature
+from skerry.runtime.bundle.card import TensorSpec
+
+__all__ = ["RESIDUAL_SIGNATURE", "Residual", "pictures", "residual"]
+
+RESIDUAL_SIGNATURE = Signature(
+    inputs=(TensorSpec("image", "uint8", (-1, 8, 8, 1)),),
+    outputs=(TensorSpec("scores", "float32", (-1, 10)),),
+)
+
+
+class Residual(nn.Module):
+    """uint8 [n, 8, 8, 1] → float32 [n, 10]: batch norm, ReLU6, depthwise, residual, pools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.second_norm = nn.BatchNorm2d(8)
+        self.relu6 = nn.ReLU6(inplace=True)
+        self.narrow = nn.MaxPool2d(2)
+        self.last = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout()
+        self.head = nn.Linear(16, 10)
+        self.register_buffer("mean", torch.tensor([0.5]).view(1, 1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.to(torch.float32).permute(0, 3, 1, 2) * (1 / 16) - self.mean
+        x = torch.relu(self.stem(x))
+        y = self.relu6(self.first_norm(self.first(x)))
+        y = self.second_norm(self.second(y))
+        y += x
+        x = self.narrow(torch.relu_(y))
+        x = torch.relu(self.last(x))
+        return self.head(self.drop(torch.flatten(self.pool(x), 1)))
+
+
+def pictures(count: int, seed: int) -> Tensor:
+    """Seeded uint8 pictures, [count, 8, 8, 1], values 0..16."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 17, (count, 8, 8, 1), dtype=torch.uint8, generator=generator)
+
+
+def residual(seed: int = 0) -> Residual:
+    """A `Residual` in eval mode whose batch norms have seen data."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = Residual().train()
+        with torch.no_grad():
+            for step in range(5):
+                module(pictures(32, seed=step))
+            module.head.weight.mul_(4)  # so that the classes differ by more than a rounding
+    return module.eval()
