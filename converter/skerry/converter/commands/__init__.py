@@ -1,0 +1,3 @@
+"""The commands of the converter."""
+
+__all__: list[str] = []

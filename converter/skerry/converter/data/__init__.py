@@ -1,0 +1,3 @@
+"""Training, calibration and evaluation data."""
+
+__all__: list[str] = []

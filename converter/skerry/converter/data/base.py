@@ -1,0 +1,47 @@
+"""Rows of data, as callers pass them to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs by name and the labels that go with them.
+
+    Attributes:
+        name: where it came from, for messages.
+        inputs: arrays of N rows, in the shape and dtype that callers pass.
+        labels: N labels.
+    """
+
+    name: str
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, index: slice | NDArray[np.intp]) -> Dataset:
+        """These rows alone."""
+        inputs = {name: array[index] for name, array in self.inputs.items()}
+        return Dataset(self.name, inputs, self.labels[index])
+
+    def sample(self, count: int, seed: int) -> Dataset:
+        """At most `count` rows, chosen by `seed`, in their order."""
+        if count >= len(self):
+            return self
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return self.rows(np.sort(chosen))
+
+    def batches(self, rows: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The inputs, `rows` at a time; the last batch may be shorter."""
+        for start in range(0, len(self), rows):
+            yield {name: array[start : start + rows] for name, array in self.inputs.items()}

@@ -1,0 +1,125 @@
+"""Data sets by what a recipe calls them: `.npz`, or `file.py:function`.
+
+Either gives one array per input under the input's name, and `label`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.converter.data.base import Dataset
+from skerry.converter.recipe import Input
+from skerry.converter.userfile import UserFunction
+from skerry.devices.errors import InputError
+
+__all__ = ["load_dataset"]
+
+_LABEL = "label"
+
+
+def load_dataset(
+    text: str, folder: Path, inputs: Mapping[str, Input], classes: int | None = None
+) -> Dataset:
+    """Load and check one data set.
+
+    Args:
+        text: what the recipe calls it; relative paths are below `folder`.
+        inputs: what each input must look like.
+        classes: how many there are; labels must then be integers in [0, classes).
+
+    Raises:
+        InputError: it cannot be read, is empty, lacks an array, or its shapes, dtypes or labels
+            do not fit.
+    """
+    function = UserFunction.parse(text, folder)
+    arrays = _called(function) if function else _npz((folder / text).resolve())
+    where = str(function or text)
+    for name in [*inputs, _LABEL]:
+        if name not in arrays:
+            raise InputError(
+                f"there is no array {name!r}",
+                where=where,
+                remedy=f"give arrays named {', '.join([*inputs, _LABEL])}; it has {_names(arrays)}",
+            )
+    labels = arrays[_LABEL]
+    if labels.ndim == 0 or len(labels) == 0:
+        raise InputError("the data set is empty", where=where, remedy="give at least one row")
+    taken = {name: _fitting(where, name, arrays[name], spec) for name, spec in inputs.items()}
+    for name, array in taken.items():
+        if len(array) != len(labels):
+            raise InputError(
+                f"{len(array)} rows of {name!r} but {len(labels)} labels",
+                where=where,
+                remedy="give one label per row",
+            )
+    if classes is not None:
+        _check_labels(where, labels, classes)
+    return Dataset(where, taken, labels)
+
+
+def _names(arrays: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(arrays)) or "none"
+
+
+def _npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(
+            f"cannot be read as .npz: {error}",
+            where=path,
+            remedy="write it with numpy.savez, without objects",
+        ) from error
+
+
+def _called(function: UserFunction) -> dict[str, NDArray[Any]]:
+    given = function.call()
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"gave {type(given).__name__}", where=function, remedy="return a dict of arrays by name"
+        )
+    return {str(name): np.asarray(array) for name, array in given.items()}
+
+
+def _fitting(where: str, name: str, array: NDArray[Any], spec: Input) -> NDArray[Any]:
+    """The array, C-contiguous, if its rows are what the recipe declares."""
+    if array.shape[1:] != spec.caller_shape:
+        raise InputError(
+            f"rows of {name!r} have the shape {list(array.shape[1:])}, the recipe's input.{name} "
+            f"says {list(spec.caller_shape)} ({spec.layout})",
+            where=where,
+            remedy=f"correct input.{name}.shape or input.{name}.layout, or the data",
+        )
+    if array.dtype != np.dtype(spec.dtype):
+        raise InputError(
+            f"{name!r} is {array.dtype}, the recipe's input.{name}.dtype says {spec.dtype}",
+            where=where,
+            remedy="correct the dtype on either side",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(
+            f"{name!r} holds values that are not finite", where=where, remedy="clean the data"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _check_labels(where: str, labels: NDArray[Any], classes: int) -> None:
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"labels are {labels.dtype}", where=where, remedy="give class numbers as integers"
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= classes:
+        wrong = lowest if lowest < 0 else highest
+        raise InputError(
+            f"the label {wrong} is out of range, the model has {classes} classes",
+            where=where,
+            remedy=f"number the classes from 0 to {classes - 1}",
+        )

@@ -1,0 +1,128 @@
+"""The model as callers see it: what the recipe says of inputs and outputs is part of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skerry.converter.recipe import Input, OutputTensor
+from skerry.runtime.bundle.card import TensorSpec
+from skerry.runtime.engine.base import Arrays
+
+__all__ = ["Deployable", "Preprocess", "as_tensors", "as_tuple", "example_inputs", "run"]
+
+
+class Preprocess(nn.Module):
+    """One input: cast, channels first, `(x · scale - mean) / std` as one multiplication and sum."""
+
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(self, spec: Input) -> None:
+        super().__init__()
+        axes = len(spec.shape)
+        std = np.array(spec.std or (1.0,), np.float64)
+        mean = np.array(spec.mean or (0.0,), np.float64)
+        gain, offset = spec.factor / std, -mean / std
+        self._identity = bool((gain == 1).all() and (offset == 0).all())
+        # Indices stay integers: an embedding looks them up.
+        self._cast = spec.dtype == "uint8" or (spec.dtype != "float32" and not self._identity)
+        self._channels_last = spec.layout == "nhwc"
+        wide = (1, -1, *[1] * (axes - 1))
+        self.register_buffer("gain", _constant(gain, wide), persistent=False)
+        self.register_buffer("offset", _constant(offset, wide), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, …] as callers pass it → float32 [N, channels, …]."""
+        if self._cast:
+            x = x.to(torch.float32)
+        if self._channels_last:
+            x = x.movedim(-1, 1)
+        return x if self._identity else x * self.gain + self.offset
+
+
+def _constant(values: np.ndarray[tuple[int], np.dtype[np.float64]], shape: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).reshape(tuple(shape))
+
+
+class Deployable(nn.Module):
+    """What is exported: pre-processing, the model, post-processing.
+
+    Args:
+        model: takes one tensor per input.
+        inputs: what the recipe says of each.
+        outputs: what it says of each output; fewer, or none, leave the rest as they are.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Mapping[str, Input], outputs: Mapping[str, OutputTensor]
+    ) -> None:
+        super().__init__()
+        self.front = nn.ModuleList(Preprocess(spec) for spec in inputs.values())
+        self.model = model
+        self._softmax = tuple(spec.softmax for spec in outputs.values())
+
+    def forward(
+        self,
+        first: Tensor,
+        second: Tensor | None = None,
+        third: Tensor | None = None,
+        fourth: Tensor | None = None,
+        fifth: Tensor | None = None,
+        sixth: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The inputs as callers pass them, in the recipe's order → the outputs.
+
+        They are named one by one because torch.export cannot give `*inputs` free axes.
+        """
+        given = (first, second, third, fourth, fifth, sixth)
+        found = as_tuple(self.model(*self.prepare(*[x for x in given if x is not None])))
+        softmax = (*self._softmax, *[False] * len(found))
+        shown = tuple(
+            torch.softmax(one, -1) if soft else one
+            for one, soft in zip(found, softmax, strict=False)
+        )
+        return shown[0] if len(shown) == 1 else shown
+
+    def prepare(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The inputs as the model takes them."""
+        return tuple(front(x) for front, x in zip(self.front, inputs, strict=True))
+
+
+def as_tuple(found: object) -> tuple[Tensor, ...]:
+    """What a model gave, as a tuple of tensors."""
+    if isinstance(found, Tensor):
+        return (found,)
+    if isinstance(found, dict):
+        found = tuple(found.values())
+    if isinstance(found, tuple | list) and found and all(isinstance(one, Tensor) for one in found):
+        return tuple(found)
+    raise TypeError(f"the model gave {type(found).__name__}, not tensors")
+
+
+def as_tensors(inputs: Arrays) -> tuple[Tensor, ...]:
+    """Arrays by name as tensors in the same order."""
+    return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values())
+
+
+def example_inputs(inputs: Mapping[str, Input], rows: int = 2) -> tuple[Tensor, ...]:
+    """Zeros in the shape and dtype that callers pass."""
+    return tuple(
+        torch.zeros(rows, *spec.caller_shape, dtype=getattr(torch, spec.dtype))
+        for spec in inputs.values()
+    )
+
+
+@torch.no_grad()
+def run(
+    model: nn.Module, batches: Sequence[Arrays], outputs: Sequence[TensorSpec]
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Every output over all batches, by name, rows in order."""
+    found = [as_tuple(model(*as_tensors(batch))) for batch in batches]
+    return {
+        spec.name: np.concatenate([one[i].numpy() for one in found])
+        for i, spec in enumerate(outputs)
+    }

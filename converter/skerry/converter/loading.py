@@ -1,0 +1,191 @@
+"""Everything a conversion starts from, loaded and checked against each other before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from skerry.converter.data.base import Dataset
+from skerry.converter.data.load import load_dataset
+from skerry.converter.emit import Signature
+from skerry.converter.graph import Deployable, as_tuple, example_inputs
+from skerry.converter.metric import METRICS, Metric, metric_by_name
+from skerry.converter.recipe_file import RecipeFile
+from skerry.converter.source.base import ModelSource
+from skerry.converter.source.pytorch import PyTorchSource
+from skerry.converter.source.select import open_source
+from skerry.converter.steps.config import Distill
+from skerry.runtime.bundle.card import TensorSpec
+
+__all__ = ["Loaded", "load"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a conversion starts from.
+
+    Attributes:
+        model: the source's module, in eval mode.
+        signature: inputs and outputs as callers see them.
+        train: rows for training steps, or None.
+        calibration: rows for quantization; empty of meaning where nothing is quantized.
+        materials: every file that went in, by name.
+    """
+
+    file: RecipeFile
+    source: ModelSource
+    model: nn.Module
+    signature: Signature
+    evaluation: Dataset
+    train: Dataset | None
+    calibration: Dataset | None
+    metric: Metric
+    materials: dict[str, Path]
+
+    def deployable(self, model: nn.Module) -> Deployable:
+        """`model` with the recipe's pre- and post-processing, in eval mode."""
+        recipe = self.file.recipe
+        return Deployable(model, recipe.input, recipe.output).eval()
+
+    def module_of(self, factory: str, weights: str) -> nn.Module:
+        """The module of a `file.py:factory` in the recipe, with weights if it names some."""
+        shapes = tuple(spec.shape for spec in self.file.recipe.input.values())
+        path = self.file.file("step.weights", weights) if weights else None
+        return PyTorchSource(self.file.function("step", factory), path, shapes).module()
+
+
+def load(file: RecipeFile) -> Loaded:
+    """Load model and data, and check that they fit each other and the recipe.
+
+    Raises:
+        RecipeError: a shape, name or count in the recipe does not fit.
+        InputError: the model or a data set cannot be used.
+    """
+    recipe = file.recipe
+    torch.manual_seed(recipe.build.seed)
+    source = open_source(file)
+    model = source.module()
+    signature = _signature(file, model)
+    _check_students(file, signature)
+    scores = signature.outputs[0].shape
+    classes = scores[-1] if recipe.data.metric in METRICS and len(scores) == 2 else None
+    if recipe.model.labels and classes is not None and len(recipe.model.labels) != classes:
+        raise file.wrong(
+            "model.labels",
+            f"{len(recipe.model.labels)} labels for {classes} classes",
+            "give one label per class",
+        )
+
+    def dataset(text: str) -> Dataset:
+        return load_dataset(text, file.folder, recipe.input, classes)
+
+    evaluation = dataset(recipe.data.evaluation)
+    train = dataset(recipe.data.train) if recipe.data.train else None
+    wanted = recipe.data.calibration
+    calibration = train if wanted.source == "train" else dataset(wanted.source)
+    return Loaded(
+        file=file,
+        source=source,
+        model=model,
+        signature=signature,
+        evaluation=evaluation,
+        train=train,
+        calibration=None if calibration is None else calibration.sample(wanted.count, wanted.seed),
+        metric=metric_by_name(recipe.data.metric, file.folder),
+        materials=_materials(file, source),
+    )
+
+
+def _signature(file: RecipeFile, model: nn.Module) -> Signature:
+    """Run one batch of zeros, to see that the shapes fit and what comes out."""
+    recipe = file.recipe
+    found = _try(file, model)
+    names = list(recipe.output)
+    if len(names) > len(found):
+        raise file.wrong(
+            f"output.{names[len(found)]}",
+            f"the model gives {len(found)} outputs, the recipe names {len(names)}",
+            "remove the table",
+        )
+    names += ["output"] if not names and len(found) == 1 else []
+    names += [f"output_{number}" for number in range(len(names), len(found))]
+    inputs = tuple(
+        TensorSpec(name, spec.dtype, (-1, *spec.caller_shape))
+        for name, spec in recipe.input.items()
+    )
+    outputs = tuple(
+        TensorSpec(name, str(one.dtype).removeprefix("torch."), (-1, *one.shape[1:]))
+        for name, one in zip(names, found, strict=True)
+    )
+    return Signature(inputs, outputs)
+
+
+def _try(file: RecipeFile, model: nn.Module, key: str = "source.model") -> Sequence[Tensor]:
+    recipe = file.recipe
+    shapes = {name: list(spec.shape) for name, spec in recipe.input.items()}
+    wrapped = Deployable(model, recipe.input, recipe.output).eval()
+    rows = 2
+    try:
+        with torch.no_grad():
+            found = as_tuple(wrapped(*example_inputs(recipe.input, rows)))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise file.wrong(
+            "input." + ", input.".join(f"{name}.shape" for name in shapes),
+            f"{', '.join(map(str, shapes.values()))} does not fit the model of {key}: {reason}",
+            "give one row as the model takes it, channels first, without the batch",
+        ) from error
+    if any(one.ndim < 1 or one.shape[0] != rows for one in found):
+        raise file.wrong(
+            key, "the first axis of an output is not the batch", "return one result per row"
+        )
+    return found
+
+
+def _check_students(file: RecipeFile, signature: Signature) -> None:
+    """Try every student and teacher of the recipe before the first epoch."""
+    for number, step in enumerate(file.recipe.step):
+        if not isinstance(step, Distill):
+            continue
+        for key, text in (("student", step.student), ("teacher", step.teacher)):
+            if not text:
+                continue
+            where = f"step[{number}].{key}"
+            module = file.function(where, text).call()
+            if not isinstance(module, nn.Module):
+                raise file.wrong(where, "gave no torch.nn.Module", "return the module")
+            scores = _try(file, module.eval(), where)[0]
+            wanted = signature.outputs[0].shape[1:]
+            if tuple(scores.shape[1:]) != wanted:
+                raise file.wrong(
+                    where,
+                    f"gives {list(scores.shape[1:])} a row, the source gives {list(wanted)}",
+                    "let both have the same outputs",
+                )
+
+
+def _materials(file: RecipeFile, source: ModelSource) -> dict[str, Path]:
+    """The files that decide the outcome, by name; those of one name are numbered."""
+    recipe = file.recipe
+    paths = [file.path.resolve(), *source.materials().values()]
+    texts = [recipe.data.evaluation, recipe.data.train, recipe.data.calibration.source]
+    texts.append(recipe.data.metric)
+    for step in recipe.step:
+        if isinstance(step, Distill):
+            texts += [step.student, step.teacher, step.weights]
+    for text in texts:
+        path = (file.folder / text.partition(".py:")[0]).resolve()
+        path = path.with_name(path.name + ".py") if ".py:" in text else path
+        if path.is_file() and path not in paths:
+            paths.append(path)
+    found: dict[str, Path] = {}
+    for path in paths:
+        name, number = path.name, 2
+        while found.get(name, path) != path:
+            name, number = f"{path.stem}-{number}{path.suffix}", number + 1
+        found[name] = path
+    return found

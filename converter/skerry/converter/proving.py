@@ -1,0 +1,145 @@
+"""Every artifact against its source: metric, agreement, noise, bytes, latency, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from skerry.converter.data.base import Dataset
+from skerry.converter.emit import Emitted
+from skerry.converter.gates import Measured, judge
+from skerry.converter.loading import Loaded
+from skerry.converter.metric import agreement, snr_db
+from skerry.converter.models import Models
+from skerry.converter.proof import Outputs, ProofLimits, Runner, open_runner, pace
+from skerry.converter.result import ArtifactResult, Baseline, Latency
+from skerry.devices.digest import Descriptor
+from skerry.devices.output import Output
+from skerry.runtime.bundle.card import Format
+
+__all__ = ["Made", "Proved", "prove"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """An emitted file and the one file that is shipped of it.
+
+    Attributes:
+        emitted: what the engine opens.
+        blob: digest and size of what is shipped: the file, or the package's tar.
+        filename: of what is shipped.
+    """
+
+    emitted: Emitted
+    blob: Descriptor
+    filename: str
+
+    @property
+    def name(self) -> str:
+        """`<format>-<precision>`."""
+        return f"{self.emitted.format}-{self.emitted.precision}"
+
+
+@dataclass(frozen=True)
+class Proved:
+    """An artifact, its verdict, and what it gave for the evaluation set."""
+
+    made: Made
+    result: ArtifactResult
+    outputs: Outputs
+
+
+def prove(
+    loaded: Loaded,
+    models: Models,
+    artifacts: Sequence[Made],
+    sources: dict[Format, Made],
+    output: Output,
+) -> tuple[list[Proved], tuple[Baseline, ...]]:
+    """Run every artifact on the whole evaluation set and hold it against its source.
+
+    Args:
+        sources: the source as fp32, by format.
+    """
+    limits = ProofLimits()
+    baselines: dict[Format, Baseline] = {}
+    proved = []
+    total = len(loaded.evaluation) * len(artifacts)
+    with output.progress("running every artifact", total) as progress:
+        for made in artifacts:
+            form = made.emitted.format
+            runner = _open(loaded, made)
+            advance = partial(progress.advance, detail=made.name)
+            try:
+                found = runner.over(loaded.evaluation, limits, advance)
+                own, fp32 = _latency(loaded, runner, sources[form], limits)
+            finally:
+                runner.engine.close()
+            baseline = Baseline(form, sources[form].blob.size, fp32)
+            baselines.setdefault(form, baseline)
+            proved.append(Proved(made, _judge(loaded, models, made, found, baseline, own), found))
+    return proved, tuple(baselines.values())
+
+
+def _open(loaded: Loaded, made: Made) -> Runner:
+    signature = loaded.signature
+    return open_runner(made.emitted, signature.input_names, signature.output_names)
+
+
+def _latency(
+    loaded: Loaded, runner: Runner, source: Made, limits: ProofLimits
+) -> tuple[Latency | None, Latency | None]:
+    """Of an artifact and its source; None for a format that has no engine of its own here."""
+    if runner.emitted.format == "coreml":
+        return None, None
+    data: Dataset = loaded.evaluation
+    baseline = _open(loaded, source)
+    try:
+        return pace(runner, baseline, data, limits)
+    finally:
+        baseline.engine.close()
+
+
+def _judge(
+    loaded: Loaded,
+    models: Models,
+    made: Made,
+    found: Outputs,
+    baseline: Baseline,
+    latency: Latency | None,
+) -> ArtifactResult:
+    first = loaded.signature.outputs[0].name
+    labels = loaded.evaluation.labels
+    kept, _ = models.for_precision(made.emitted.precision)
+    points = loaded.metric(found, labels)
+    ratio = None
+    if latency is not None and baseline.latency_ms is not None:
+        ratio = round(latency.p50 / baseline.latency_ms.p50, 4)
+    floating = models.outputs["floating"]
+    measured = Measured(
+        accuracy_drop=loaded.metric(models.outputs["source"], labels) - points,
+        bytes_ratio=made.blob.size / baseline.bytes,
+        latency_ratio=ratio,
+        agreement=agreement(models.outputs["source"][first], found[first]),
+        parity=abs(points - loaded.metric(models.outputs[kept], labels)),
+        snr_db=min(snr_db(floating[name], array) for name, array in found.items()),
+    )
+    return ArtifactResult(
+        name=made.name,
+        format=made.emitted.format,
+        precision=made.emitted.precision,
+        path=f"artifacts/{made.filename}",
+        bytes=made.blob.size,
+        bytes_ratio=measured.bytes_ratio,
+        sha256=str(made.blob.digest),
+        metric=points,
+        metric_drop=measured.accuracy_drop,
+        agreement=measured.agreement,
+        parity=measured.parity,
+        reference_agreement=agreement(models.outputs[kept][first], found[first]),
+        snr_db=measured.snr_db,
+        latency_ms=latency,
+        latency_ratio=ratio,
+        gates=judge(loaded.file.recipe.gate, measured),
+    )

@@ -1,0 +1,205 @@
+"""The recipe: a TOML file that says what to convert, on which data, by which steps, to what.
+
+Only its form is here; `recipe_file` reads it and says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from skerry.converter.steps.config import Step
+from skerry.runtime.bundle.card import Format
+
+__all__ = [
+    "Build",
+    "Calibration",
+    "Data",
+    "Gate",
+    "Input",
+    "Model",
+    "OutputTensor",
+    "Quantize",
+    "Recipe",
+    "Source",
+    "Target",
+]
+
+_Positive = Annotated[int, Meta(ge=1)]
+_Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the bundle is called.
+
+    Attributes:
+        name, version: of the model, as the card carries them.
+        labels: class names of the first output's last axis.
+    """
+
+    name: str
+    version: str = "1"
+    labels: tuple[str, ...] = ()
+
+
+class Source(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the model comes from.
+
+    Attributes:
+        model: `file.py:factory`.
+        weights: safetensors, or a state dict that `torch.load(weights_only=True)` reads.
+    """
+
+    model: str
+    weights: str = ""
+
+
+class Input(Struct, frozen=True, forbid_unknown_fields=True):
+    """One input, in the order of the model's `forward`. What it says is built into the graph.
+
+    Attributes:
+        shape: one row as the model takes it, without the batch: [channels, height, width], …
+        layout: `nhwc` where callers pass the channels last; `same` passes the shape as it is.
+        dtype: what callers pass.
+        scale: what values are multiplied by first; by default 1/255 for uint8 of three axes,
+            otherwise 1.
+        mean, std: then subtracted and divided by; one number per channel (axis 0), or one for all.
+    """
+
+    shape: Annotated[tuple[_Positive, ...], Meta(min_length=1, max_length=7)]
+    layout: Literal["same", "nchw", "nhwc"] = "same"
+    dtype: Literal["float32", "uint8", "int8", "int32", "int64"] = "float32"
+    scale: Annotated[float, Meta(gt=0)] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Meta(gt=0)], ...] = ()
+
+    @property
+    def caller_shape(self) -> tuple[int, ...]:
+        """One row as callers pass it."""
+        return (*self.shape[1:], self.shape[0]) if self.layout == "nhwc" else self.shape
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by first."""
+        if self.scale is not None:
+            return self.scale
+        return 1 / 255 if self.dtype == "uint8" and len(self.shape) == 3 else 1.0
+
+
+class OutputTensor(Struct, frozen=True, forbid_unknown_fields=True):
+    """One output, in the order of the model's.
+
+    Attributes:
+        softmax: whether the graph ends in a softmax over the last axis.
+    """
+
+    softmax: bool = False
+
+
+class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows that the ranges of activations are learned from.
+
+    Attributes:
+        source: `train`, or data of its own; written `from` in the recipe.
+        count: at most this many rows.
+        seed: of their choice.
+    """
+
+    source: str = msgspec.field(name="from", default="train")
+    count: _Positive = 512
+    seed: _Seed = 0
+
+
+class Data(Struct, frozen=True, forbid_unknown_fields=True):
+    """Data sets: `.npz` or `file.py:function`, each giving arrays by input name, and `label`.
+
+    Attributes:
+        evaluation: held-out rows that every artifact is run on.
+        train: rows for training steps; may be left out where there are none.
+        calibration: rows for quantization.
+        metric: `top1`, `top5`, or `file.py:function(outputs, labels)` giving points; more is
+            better.
+    """
+
+    evaluation: str
+    train: str = ""
+    calibration: Calibration = Calibration()
+    metric: str = "top1"
+
+
+class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which precisions to emit, and how ranges are chosen.
+
+    Attributes:
+        precisions: each becomes one artifact per format.
+        calibrator: how the range of an activation follows from its values.
+    """
+
+    precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Meta(min_length=1)] = (
+        "fp32",
+        "int8",
+    )
+    calibrator: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
+
+
+class Target(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the artifacts are for.
+
+    Attributes:
+        formats: which to emit.
+        profile: the hardware they are tuned for.
+    """
+
+    formats: Annotated[tuple[Format, ...], Meta(min_length=1)] = ("onnx", "tflite", "coreml")
+    profile: str = "x86-64-vnni"
+
+
+class Gate(Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits that every quantized artifact must keep. A limit left out is not checked.
+
+    Attributes:
+        accuracy_drop: most points of the metric below the source.
+        bytes_ratio: most bytes, against the source as fp32 in the same format.
+        latency_ratio: largest median latency, likewise. Core ML has none: it is not run on its own
+            engine here.
+        agreement: smallest share of rows whose argmax is the source's, 0 to 1.
+        parity: most points of the metric away from the fake-quantized model.
+        snr_db: smallest signal-to-noise ratio of the outputs against the model before quantization.
+    """
+
+    accuracy_drop: float | None = None
+    bytes_ratio: Annotated[float, Meta(gt=0)] | None = None
+    latency_ratio: Annotated[float, Meta(gt=0)] | None = None
+    agreement: _Share | None = None
+    parity: Annotated[float, Meta(ge=0)] | None = None
+    snr_db: float | None = None
+
+
+class Build(Struct, frozen=True, forbid_unknown_fields=True):
+    """What makes a build repeatable.
+
+    Attributes:
+        seed: of every random choice.
+        threads: of training; part of the result, since sums depend on their order.
+    """
+
+    seed: _Seed = 0
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole recipe."""
+
+    model: Model
+    source: Source
+    input: Annotated[dict[str, Input], Meta(max_length=6)]
+    data: Data
+    output: dict[str, OutputTensor] = {}
+    step: tuple[Step, ...] = ()
+    quantize: Quantize = Quantize()
+    target: Target = Target()
+    gate: Gate = Gate()
+    build: Build = Build()

@@ -1,0 +1,325 @@
+"""Reading a recipe. Every mistake is refused in one line that names file, key and remedy.
+
+Paths in a recipe are relative to its folder. What needs no torch is checked here, before anything
+heavy is loaded; whether shapes fit is checked once the model is there (`fit`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skerry.converter.emit.support import unsupported
+from skerry.converter.metric import METRICS
+from skerry.converter.recipe import Input, Recipe
+from skerry.converter.steps.config import Distill
+from skerry.converter.userfile import UserFunction
+from skerry.devices.errors import InputError, RecipeError
+from skerry.devices.ids import ModelName
+
+__all__ = ["RecipeFile", "load_recipe"]
+
+_LARGEST_BYTES = 1 << 20
+_PATH_KEYS = {
+    "source.model",
+    "source.weights",
+    "data.train",
+    "data.evaluation",
+    "data.calibration.from",
+}
+_PYTHON_REMEDY = "give file.py:function"
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe and where it lies."""
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def folder(self) -> Path:
+        """What paths in the recipe are relative to."""
+        return self.path.resolve().parent
+
+    def wrong(self, key: str, problem: str, remedy: str) -> RecipeError:
+        """The error that says so."""
+        return RecipeError(problem, where=f"{self.path}: {key}", remedy=remedy)
+
+    def function(self, key: str, text: str) -> UserFunction:
+        """The `file.py:name` under `key`.
+
+        Raises:
+            RecipeError: it has another form, or is not there.
+        """
+        found = UserFunction.parse(text, self.folder)
+        if found is None:
+            raise self.wrong(key, f"{text!r} does not name a Python function", _PYTHON_REMEDY)
+        if problem := found.problem():
+            raise self.wrong(key, *problem)
+        return found
+
+    def file(self, key: str, text: str) -> Path:
+        """The existing file under `key`.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        path = (self.folder / text).resolve()
+        if not path.is_file():
+            raise self.wrong(key, f"there is no file {path}", "check the path, or make the file")
+        return path
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeFile:
+    """Read and check a recipe.
+
+    Args:
+        path: the TOML file.
+        overrides: `key=value` texts, keys dotted; relative paths in them are the caller's.
+
+    Raises:
+        RecipeError: anything is wrong with it.
+    """
+    document = _read(path)
+    for override in overrides:
+        _override(path, document, override)
+    try:
+        recipe = msgspec.convert(document, Recipe)
+    except msgspec.ValidationError as error:
+        raise _explain(path, error) from error
+    found = RecipeFile(path, recipe)
+    _check_names(found)
+    _check_inputs(found)
+    _check_sources(found)
+    _check_steps(found)
+    _check_targets(found)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise RecipeError(f"more than {_LARGEST_BYTES} bytes", where=path)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = (error.strerror or "cannot be read").lower()
+        raise RecipeError(
+            f"cannot read the recipe: {reason}", where=path, remedy="check the path"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not TOML: {error}", where=path, remedy="correct that line") from error
+
+
+def _override(path: Path, document: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
+        raise RecipeError(
+            f"{text!r} sets nothing", where=f"{path}: --set", remedy="give KEY=VALUE, keys dotted"
+        )
+    *tables, last = key.split(".")
+    table = document
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise RecipeError(
+                f"{name!r} is no table",
+                where=f"{path}: {key}",
+                remedy="set one of its keys in the file",
+            )
+    if key in _PATH_KEYS:
+        table[last] = value if value == "train" else str(Path(value).absolute())
+        return
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value
+
+
+def _explain(path: Path, error: msgspec.ValidationError) -> RecipeError:
+    """One line out of msgspec's message, with the remedy that the recipe's form suggests."""
+    problem, _, place = str(error).partition(" - at ")
+    key = place.strip("`").removeprefix("$").removeprefix(".")
+    unknown = re.search(r"unknown field `(.*?)`", problem)
+    missing = re.search(r"missing required field `(.*?)`", problem)
+    if unknown:
+        name = unknown[1]
+        known = _keys_of(key)
+        near = difflib.get_close_matches(name, known, 1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(known)}"
+        return RecipeError("unknown key", where=f"{path}: {_join(key, name)}", remedy=remedy)
+    if missing:
+        return RecipeError(
+            "missing",
+            where=f"{path}: {_join(key, missing[1])}",
+            remedy="add this key to the recipe",
+        )
+    choices = _choices_of(key)
+    remedy = f"the choices are: {', '.join(choices)}" if choices else "see `skerry convert --help`"
+    problem = problem.replace("Object", "table").replace("`", "")
+    return RecipeError(problem[0].lower() + problem[1:], where=f"{path}: {key}", remedy=remedy)
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _types_at(key: str) -> list[Any]:
+    """The types that the recipe's form has at `key`, unions taken apart."""
+    found: list[Any] = [Recipe]
+    for part in re.findall(r"[^.\[\]]+|\[[^\]]*\]", key):
+        found = [inner for kind in found for inner in _inside(kind, part)]
+    return found
+
+
+def _inside(kind: Any, part: str) -> list[Any]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        return _apart(fields[part]) if part in fields else []
+    arguments = typing.get_args(kind)
+    return (
+        _apart(arguments[-1] if typing.get_origin(kind) is dict else arguments[0])
+        if arguments
+        else []
+    )
+
+
+def _apart(kind: Any) -> list[Any]:
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _apart(typing.get_args(kind)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [one for part in typing.get_args(kind) for one in _apart(part)]
+    return [kind]
+
+
+def _keys_of(key: str) -> list[str]:
+    structs = [kind for kind in _types_at(key) if isinstance(kind, type)]
+    names = {
+        field.encode_name
+        for kind in structs
+        if issubclass(kind, msgspec.Struct)
+        for field in msgspec.structs.fields(kind)
+    }
+    return sorted(names)
+
+
+def _choices_of(key: str) -> list[str]:
+    found = [kind for kind in _types_at(key) if typing.get_origin(kind) is typing.Literal]
+    return [str(choice) for kind in found for choice in typing.get_args(kind)]
+
+
+def _check_names(file: RecipeFile) -> None:
+    try:
+        ModelName(file.recipe.model.name)
+    except InputError as error:
+        raise file.wrong("model.name", error.problem, error.remedy or "") from error
+    if not file.recipe.input:
+        raise file.wrong("input", "no input is declared", "add a table such as [input.image]")
+    for kind, names in (("input", file.recipe.input), ("output", file.recipe.output)):
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+                raise file.wrong(
+                    f"{kind}.{name}", "not a tensor name", "use letters, digits and _ alone"
+                )
+    if both := set(file.recipe.input) & set(file.recipe.output):
+        raise file.wrong(
+            f"output.{min(both)}", "an input has that name too", "give the output another name"
+        )
+
+
+def _check_inputs(file: RecipeFile) -> None:
+    for name, spec in file.recipe.input.items():
+        if spec.layout == "nhwc" and len(spec.shape) < 2:
+            raise file.wrong(
+                f"input.{name}.layout",
+                f"the shape {list(spec.shape)} has no channels to move",
+                "write shape as [channels, height, width], or leave layout out",
+            )
+        _check_per_channel(file, name, "mean", spec, spec.mean)
+        _check_per_channel(file, name, "std", spec, spec.std)
+
+
+def _check_per_channel(
+    file: RecipeFile, name: str, key: str, spec: Input, values: tuple[float, ...]
+) -> None:
+    if len(values) not in {0, 1, spec.shape[0]}:
+        raise file.wrong(
+            f"input.{name}.{key}",
+            f"{len(values)} numbers for {spec.shape[0]} channels",
+            "give one number per channel (the first axis of shape), or one for all",
+        )
+
+
+def _check_sources(file: RecipeFile) -> None:
+    recipe = file.recipe
+    file.function("source.model", recipe.source.model)
+    if recipe.source.weights:
+        file.file("source.weights", recipe.source.weights)
+    data: Mapping[str, str] = {
+        "data.evaluation": recipe.data.evaluation,
+        "data.train": recipe.data.train,
+        "data.calibration.from": recipe.data.calibration.source,
+    }
+    for key, text in data.items():
+        if text.endswith(".npz"):
+            file.file(key, text)
+        elif text and not (key.endswith(".from") and text == "train"):
+            file.function(key, text)
+    needed = "int8" in recipe.quantize.precisions and recipe.data.calibration.source == "train"
+    if needed and not recipe.data.train:
+        raise file.wrong(
+            "data.calibration.from",
+            "there is no training set to take calibration rows from",
+            "add data.train, or name other data here",
+        )
+    if recipe.data.metric not in METRICS:
+        if ".py:" not in recipe.data.metric:
+            raise file.wrong(
+                "data.metric",
+                f"there is no metric {recipe.data.metric!r}",
+                f"the metrics are: {', '.join(METRICS)}, or file.py:function",
+            )
+        file.function("data.metric", recipe.data.metric)
+
+
+def _check_steps(file: RecipeFile) -> None:
+    for number, step in enumerate(file.recipe.step):
+        key = f"step[{number}]"
+        if not file.recipe.data.train:
+            raise file.wrong(key, "there is nothing to train on", "add data.train")
+        if isinstance(step, Distill):
+            if step.student:
+                file.function(f"{key}.student", step.student)
+            if step.teacher:
+                file.function(f"{key}.teacher", step.teacher)
+            if step.weights:
+                file.file(f"{key}.weights", step.weights)
+
+
+def _check_targets(file: RecipeFile) -> None:
+    recipe = file.recipe
+    for key, values in (
+        ("target.formats", recipe.target.formats),
+        ("quantize.precisions", recipe.quantize.precisions),
+    ):
+        if len(set(values)) != len(values):
+            raise file.wrong(key, "one is given twice", "name each once")
+    for form in recipe.target.formats:
+        for precision in recipe.quantize.precisions:
+            if reason := unsupported(form, precision):
+                raise file.wrong(
+                    "quantize.precisions",
+                    f"{precision} for {form}: {reason}",
+                    "leave one of them out",
+                )

@@ -1,0 +1,98 @@
+"""Plots as inline SVG: a few shapes and words, no script, no library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+__all__ = ["Bar", "bars", "confusion", "curve"]
+
+_WIDTH, _LABEL, _VALUE = 620, 150, 90
+_ROW, _THICK = 28, 16
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its name, its length, the words at its end, and its kind (a CSS class)."""
+
+    name: str
+    value: float
+    text: str
+    kind: str = "artifact"
+
+
+def bars(rows: Sequence[Bar], least: float = 0.0) -> Markup:
+    """Horizontal bars that begin at `least`."""
+    longest = max((row.value - least for row in rows), default=0.0) or 1.0
+    span = _WIDTH - _LABEL - _VALUE
+    parts = []
+    for number, row in enumerate(rows):
+        top = number * _ROW
+        length = max(1.0, span * max(0.0, row.value - least) / longest)
+        middle = top + _ROW / 2 + 4
+        parts.append(
+            f'<text x="{_LABEL - 10}" y="{middle:.0f}" class="name">{escape(row.name)}</text>'
+            f'<rect x="{_LABEL}" y="{top + (_ROW - _THICK) / 2:.0f}" width="{length:.1f}" '
+            f'height="{_THICK}" rx="3" class="{escape(row.kind)}"/>'
+            f'<text x="{_LABEL + length + 8:.1f}" y="{middle:.0f}">{escape(row.text)}</text>'
+        )
+    height = max(1, len(rows)) * _ROW
+    return _svg("bars", _WIDTH, height, parts)
+
+
+def curve(values: Sequence[float]) -> Markup:
+    """A line through values at even steps, from the left to the right."""
+    width, height, margin = 220, 48, 4
+    if len(values) < 2:
+        return Markup("")
+    low, high = min(values), max(values)
+    scale = (height - 2 * margin) / ((high - low) or 1.0)
+    step = (width - 2 * margin) / (len(values) - 1)
+    points = " ".join(
+        f"{margin + i * step:.1f},{height - margin - (value - low) * scale:.1f}"
+        for i, value in enumerate(values)
+    )
+    return _svg("curve", width, height, [f'<polyline points="{points}"/>'])
+
+
+def confusion(counts: NDArray[Any], labels: Sequence[str]) -> Markup:
+    """True classes down, answers across; the darker, the more.
+
+    Args:
+        counts: integers [classes, classes].
+    """
+    cell, left, top = 30, 70, 26
+    size = len(labels)
+    most = max(1, int(np.max(counts, initial=1)))
+    parts = []
+    for row, label in enumerate(labels):
+        y = top + row * cell
+        parts.append(f'<text x="{left - 8}" y="{y + 20}" class="name">{escape(label)}</text>')
+        x = left + row * cell + cell / 2
+        parts.append(f'<text x="{x:.0f}" y="{top - 8}" class="centre">{escape(label)}</text>')
+        parts += [
+            _cell(left + column * cell, y, cell, int(counts[row, column]), most, row == column)
+            for column in range(size)
+        ]
+    return _svg("confusion", left + size * cell + 4, top + size * cell + 4, parts)
+
+
+def _cell(x: int, y: int, size: int, count: int, most: int, right: bool) -> str:
+    shade = 0.0 if count == 0 else 0.15 + 0.85 * (count / most if right else min(1.0, count / 5))
+    kind = "right" if right else "wrong"
+    words = (
+        f'<text x="{x + size / 2:.0f}" y="{y + 20}" class="centre">{count}</text>' if count else ""
+    )
+    box = f'<rect x="{x}" y="{y}" width="{size - 2}" height="{size - 2}" rx="2"'
+    return f'{box} class="empty"/>{box} class="{kind}" fill-opacity="{shade:.2f}"/>{words}'
+
+
+def _svg(kind: str, width: float, height: float, parts: Sequence[str]) -> Markup:
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+    body = "".join(parts)
+    return Markup(f'<svg class="{kind}" {size} role="img">{body}</svg>')  # noqa: S704 - escaped above

@@ -1,0 +1,140 @@
+"""PyTorch modules: a factory in the user's file, and weights that need no pickle.
+
+The safetensors that skerry writes of a pruned model carry, in their header, which channels were
+removed; the factory's module is pruned alike before they are loaded into it.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from skerry.converter.structure import STRUCTURE_KEY, Structure, apply_structure
+from skerry.converter.userfile import UserFunction
+from skerry.devices.errors import InputError
+
+__all__ = ["PyTorchSource", "load_weights"]
+
+_NAMES_SHOWN = 3
+
+
+class PyTorchSource:
+    """`ModelSource` of a factory and, usually, a file of weights.
+
+    Args:
+        factory: called without arguments, gives an `nn.Module`.
+        weights: safetensors, or a state dict for `torch.load(weights_only=True)`.
+        shapes: one row of each input as the model takes it.
+    """
+
+    kind = "pytorch"
+
+    def __init__(
+        self, factory: UserFunction, weights: Path | None, shapes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        self._factory, self._weights, self._shapes = factory, weights, shapes
+
+    @property
+    def name(self) -> str:
+        return str(self._factory)
+
+    def materials(self) -> Mapping[str, Path]:
+        files = {self._factory.file.name: self._factory.file}
+        if self._weights is not None:
+            files[self._weights.name] = self._weights
+        return files
+
+    def module(self) -> nn.Module:
+        model = self._factory.call()
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"gave {type(model).__name__}",
+                where=self._factory,
+                remedy="return a torch.nn.Module",
+            )
+        if self._weights is not None:
+            load_weights(model, self._weights, self._shapes)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise InputError(
+                    f"the weight {name} holds values that are not finite",
+                    where=self._weights or self._factory,
+                    remedy="train again from a good checkpoint",
+                )
+        return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """Load the weights at `path` into `model`, pruning it first where they say so.
+
+    Raises:
+        InputError: the file is damaged, or its tensors are not those of the model.
+    """
+    state, structure = _read(path)
+    if structure is not None:
+        apply_structure(model, structure, shapes, where=path)
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(state.keys() - own.keys())
+    if missing or extra:
+        words = [f"lacks {_some(missing)}"] if missing else []
+        words += [f"has besides {_some(extra)}"] if extra else []
+        raise InputError(
+            f"not the weights of this model: the file {' and '.join(words)}",
+            where=path,
+            remedy="give the weights that were saved from this factory's module",
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(
+                f"{name} has the shape {list(tensor.shape)}, the model's {list(own[name].shape)}",
+                where=path,
+                remedy="give the weights that were saved from this factory's module",
+            )
+    model.load_state_dict(state)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Structure | None]:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"cannot be read as a state dict: {str(error).splitlines()[0]}",
+            where=path,
+            remedy="save it with torch.save(model.state_dict(), path), or as safetensors",
+        ) from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise InputError("holds no state dict", where=path, remedy="save model.state_dict()")
+    if found and all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return found, None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Structure | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            text = (file.metadata() or {}).get(STRUCTURE_KEY)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(
+            f"cannot be read as safetensors: {error}", where=path, remedy="save the weights again"
+        ) from error
+    try:
+        return state, None if text is None else Structure.decode(text)
+    except (InputError, json.JSONDecodeError) as error:
+        raise InputError(f"its pruned structure is damaged: {error}", where=path) from error
