@@ -33,6 +33,7 @@ __all__ = [
     "Update",
     "abandoned",
     "begun",
+    "check",
     "committed",
     "counted",
     "failed",
@@ -159,6 +160,19 @@ class Situation(msgspec.Struct, frozen=True):
 def reference(blob: Descriptor) -> BlobRef:
     """`blob` as slots and journal write it."""
     return BlobRef(str(blob.digest), blob.size)
+
+
+def check(value: Slots | Update) -> None:
+    """That every release and digest in it is one.
+
+    Raises:
+        InputError: something is not.
+    """
+    now = Situation(update=value) if isinstance(value, Update) else Situation(value)
+    named(now)
+    for held in (now.slots.active, now.slots.previous, now.slots.candidate, now.update):
+        if held is not None:
+            ReleaseId.parse(held.release)
 
 
 def begun(

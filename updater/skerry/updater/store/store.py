@@ -45,7 +45,6 @@ class Store:
         limits: how much it may hold.
 
     Raises:
-        InputError: `slots.json` or `journal.json` is malformed.
         UnavailableError: the folder cannot be made, read or written.
     """
 
@@ -60,6 +59,8 @@ class Store:
         self._sweep()
         self.blobs = FolderBlobs(root, self._disk)
         self._journal = Journal(root, self._disk)
+        if self.now.update is None:
+            self.collect()
 
     @property
     def now(self) -> Situation:
@@ -148,18 +149,18 @@ class Store:
             )
 
     def collect(self) -> int:
-        """Remove every blob and download that no slot and no update names; how many there were."""
+        """Remove what no slot and no update names, and downloads that are done; how many files."""
         keep = {digest.hex for digest in named(self.now)}
-        gone = 0
-        for folder in self._folders():
-            touched = False
-            for path in sorted(folder.iterdir()):
-                if path.name.partition(".")[0] not in keep:
-                    self._disk.unlink(path)
-                    gone, touched = gone + 1, True
-            if touched:
-                self._disk.sync_folder(folder)
-        return gone
+        here = {digest.hex for digest in self.blobs.digests()}
+        return self._clear(self._folder, keep) + self._clear(self._downloads, keep - here)
+
+    def _clear(self, folder: Path, keep: set[str]) -> int:
+        useless = [path for path in folder.iterdir() if path.name.partition(".")[0] not in keep]
+        for path in sorted(useless):
+            self._disk.unlink(path)
+        if useless:
+            self._disk.sync_folder(folder)
+        return len(useless)
 
     def _lacks(self, need: int) -> int:
         over_quota = self.used_bytes() + need - self.limits.quota_bytes
