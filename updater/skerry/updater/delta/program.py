@@ -1,0 +1,90 @@
+"""The program of a segment: which bytes of the result come from where.
+
+A program is a list of operations that make the segment's bytes in order. Those that read the base
+start where the last one stopped, unless they say how far to seek first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from skerry.devices.errors import BundleError
+from skerry.updater.delta.limits import Limits
+from skerry.updater.delta.wire import Reader, signed, varint
+
+__all__ = ["Kind", "Operation", "decode_program", "encode_program"]
+
+_SEEK = 4
+
+
+class Kind(IntEnum):
+    """Where an operation takes its bytes from."""
+
+    COPY = 0  # the base, as they are
+    LITERAL = 1  # the segment's literal stream
+    ADD = 2  # the base plus the segment's difference stream, byte by byte, modulo 256
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step of a program.
+
+    Attributes:
+        kind: where the bytes come from.
+        length: how many bytes of the result it makes.
+        base: where in the base it reads; not used by a literal.
+    """
+
+    kind: Kind
+    length: int
+    base: int = 0
+
+
+def encode_program(operations: Iterable[Operation]) -> bytes:
+    """The bytes of a program."""
+    out, at = bytearray(), 0
+    for operation in operations:
+        reads = operation.kind != Kind.LITERAL
+        seeks = reads and operation.base != at
+        out += varint(operation.length << 3 | (_SEEK if seeks else 0) | operation.kind)
+        if seeks:
+            out += varint(signed(operation.base - at))
+        if reads:
+            at = operation.base + operation.length
+    return bytes(out)
+
+
+def decode_program(
+    data: bytes, new_length: int, old_size: int, limits: Limits
+) -> Sequence[Operation]:
+    """The operations of a program, each checked to stay within base and segment.
+
+    Raises:
+        BundleError: it is malformed, or makes other than `new_length` bytes.
+    """
+    operations: list[Operation] = []
+    reader, at, made = Reader(data, "program"), 0, 0
+    while reader.left:
+        head = reader.varint(limits.file_bytes << 3)
+        length = head >> 3
+        try:
+            kind = Kind(head & 3)
+        except ValueError as error:
+            raise BundleError("unknown operation in a program", remedy="update skerry") from error
+        base = at
+        if head & _SEEK:
+            base += reader.signed(limits.file_bytes)
+        made += length
+        reads = kind != Kind.LITERAL
+        if made > new_length or (reads and not 0 <= base <= old_size - length):
+            raise BundleError("a program reaches beyond its files")
+        if len(operations) >= limits.operations:
+            raise BundleError(f"a program has more than {limits.operations} operations")
+        operations.append(Operation(kind, length, base))
+        if reads:
+            at = base + length
+    if made != new_length:
+        raise BundleError(f"a program makes {made} bytes of {new_length}")
+    return operations

@@ -1,0 +1,103 @@
+"""One segment of a patch: its payload → its bytes of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from skerry.devices.errors import BundleError
+from skerry.updater.delta.codec import unpack
+from skerry.updater.delta.limits import Limits
+from skerry.updater.delta.program import Kind, Operation, decode_program
+from skerry.updater.delta.wire import Reader
+
+__all__ = ["Method", "ReadBase", "Streams", "decode_segment", "read_streams"]
+
+ReadBase = Callable[[int, int], bytes]
+"""(offset, length) → that range of the base, which is known to lie within it."""
+
+
+class Method(IntEnum):
+    """How a segment is made."""
+
+    COPY = 0  # a range of the base
+    PACKED = 1  # one packed stream, with a range of the base as dictionary
+    PROGRAM = 2  # operations over base, literals, differences
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What a PROGRAM segment holds: its operations and the bytes they draw on."""
+
+    operations: Sequence[Operation]
+    literal: bytes
+    difference: bytes
+
+
+def decode_segment(
+    payload: bytes, new_length: int, read: ReadBase, old_size: int, limits: Limits
+) -> bytes:
+    """The bytes of a PACKED or PROGRAM segment, at most `limits.segment_bytes`.
+
+    Raises:
+        BundleError: the payload is malformed.
+    """
+    reader = Reader(payload, "segment")
+    method = reader.byte()
+    if method == Method.PACKED:
+        base = _dictionary(reader, read, old_size, limits)
+        return unpack(reader.take(reader.left), new_length, base)
+    if method == Method.PROGRAM:
+        return _run(read_streams(reader, new_length, read, old_size, limits), read)
+    raise BundleError(f"unknown method {method} of a segment", remedy="update skerry")
+
+
+def read_streams(
+    reader: Reader, new_length: int, read: ReadBase, old_size: int, limits: Limits
+) -> Streams:
+    """The parts of a PROGRAM segment whose method byte was read."""
+    base = _dictionary(reader, read, old_size, limits)
+    program = _stream(reader, 20 * limits.operations)
+    operations = decode_program(program, new_length, old_size, limits)
+    sums = [sum(op.length for op in operations if op.kind == kind) for kind in Kind]
+    literal = unpack(reader.take(reader.varint(limits.payload_bytes)), sums[Kind.LITERAL], base)
+    difference = unpack(reader.take(reader.varint(limits.payload_bytes)), sums[Kind.ADD])
+    reader.end()
+    return Streams(operations, literal, difference)
+
+
+def _dictionary(reader: Reader, read: ReadBase, old_size: int, limits: Limits) -> bytes:
+    length = reader.varint(limits.dictionary_bytes)
+    if not length:
+        return b""
+    offset = reader.varint(limits.file_bytes)
+    if offset > old_size - length:
+        raise BundleError("a dictionary reaches beyond the base")
+    return read(offset, length)
+
+
+def _stream(reader: Reader, most: int) -> bytes:
+    size = reader.varint(most)
+    return unpack(reader.take(reader.varint(most)), size)
+
+
+def _run(streams: Streams, read: ReadBase) -> bytes:
+    parts: list[bytes | memoryview] = []
+    literal, difference = memoryview(streams.literal), np.frombuffer(streams.difference, np.uint8)
+    literal_at = difference_at = 0
+    for operation in streams.operations:
+        length = operation.length
+        match operation.kind:
+            case Kind.COPY:
+                parts.append(read(operation.base, length))
+            case Kind.LITERAL:
+                parts.append(literal[literal_at : literal_at + length])
+                literal_at += length
+            case Kind.ADD:
+                base = np.frombuffer(read(operation.base, length), np.uint8)
+                parts.append((base + difference[difference_at : difference_at + length]).tobytes())
+                difference_at += length
+    return b"".join(parts)
