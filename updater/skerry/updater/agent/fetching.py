@@ -75,9 +75,9 @@ class Fetching:
             SkerryError: as `Downloader.get`.
         """
         manifest = update.manifest.descriptor()
-        self._downloader.get(manifest)
+        self._whole(manifest)
         card = parse_manifest(self._store.blobs.read(manifest)).card
-        self._downloader.get(card)
+        self._whole(card)
         bundle = Bundle.of(self._store.blobs, manifest)
         artifact = choose(bundle.card, self._formats).name
         return Plan(artifact, tuple(dict.fromkeys(bundle.needed_blobs(artifact))))
@@ -94,17 +94,18 @@ class Fetching:
             self._store.become(planned(self._store.now, plan.artifact, refs))
         self._store.make_room(plan.blobs)
         for blob in self._store.missing(plan.blobs):
-            patched = self._by_patch(blob)
-            if patched:
-                now = counted(self._store.now, delta_bytes=patched, full_bytes=blob.size)
-                self._store.become(now)
-            else:
-                self._downloader.get(blob)
+            if not self._by_patch(blob):
+                self._whole(blob)
         assert self._store.now.update is not None
         return self._store.now.update
 
-    def _by_patch(self, blob: Descriptor) -> int:
-        """Make `blob` from one that is here; bytes of the patch, 0 if there is no way."""
+    def _whole(self, blob: Descriptor) -> None:
+        if not self._store.blobs.has(blob.digest):
+            self._downloader.get(blob)
+            self._store.become(counted(self._store.now, fetched=blob, whole=blob))
+
+    def _by_patch(self, blob: Descriptor) -> bool:
+        """Make `blob` from one that is here; whether there was a way."""
         for base, patch in self._patches(blob):
             if patch.size >= blob.size:
                 continue
@@ -117,9 +118,10 @@ class Fetching:
                 self._log("patch_failed", blob=blob.digest.short, reason=error)
                 continue
             self._store.forget(patch.digest)
+            self._store.become(counted(self._store.now, fetched=patch, whole=blob))
             self._log("patched", blob=blob.digest.short, fetched=patch.size, whole=blob.size)
-            return patch.size
-        return 0
+            return True
+        return False
 
     def _patches(self, blob: Descriptor) -> Iterator[tuple[Digest, Descriptor]]:
         slots = self._store.now.slots

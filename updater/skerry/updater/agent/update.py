@@ -200,7 +200,7 @@ class Updater:
             self._refuse(release, str(error))
             raise
         self._store.become(rules.fetched(self._store.now))
-        self._log("downloaded", release=release, delta=update.delta_bytes, of=update.full_bytes)
+        self._log("downloaded", release=release, fetched=update.delta_bytes, of=update.full_bytes)
         self._reporter.event("downloaded", release, update=update)
         self._reporter.slots(self._store.now.slots)
 

@@ -126,7 +126,7 @@ class Update(msgspec.Struct, frozen=True):
         artifact: the artifact chosen, once known.
         attempts: how often the candidate was tried.
         failure, reason: how and why it failed.
-        delta_bytes, full_bytes: patches fetched, and the blobs that they made.
+        delta_bytes, full_bytes: what was fetched, and the blobs that came of it.
         began: seconds since the epoch.
     """
 
@@ -192,13 +192,13 @@ def planned(now: Situation, artifact: str, blobs: tuple[BlobRef, ...]) -> Situat
     )
 
 
-def counted(now: Situation, *, delta_bytes: int, full_bytes: int) -> Situation:
-    """A patch of `delta_bytes` made a blob of `full_bytes`."""
+def counted(now: Situation, *, fetched: Descriptor, whole: Descriptor) -> Situation:
+    """`whole` came here as `fetched`: itself, or a patch."""
     update = _update(now)
     total = msgspec.structs.replace(
         update,
-        delta_bytes=update.delta_bytes + delta_bytes,
-        full_bytes=update.full_bytes + full_bytes,
+        delta_bytes=update.delta_bytes + fetched.size,
+        full_bytes=update.full_bytes + whole.size,
     )
     return Situation(now.slots, total)
 
