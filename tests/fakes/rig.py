@@ -109,9 +109,11 @@ class Fleet:
         fetcher: the network.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: float | None = None) -> None:
         self.folder, self.stage = folder, Stage(folder)
         self.fetcher, self.clock = self.stage.fetcher, self.stage.clock
+        if now is not None:
+            self.clock.jump(now - self.clock.now())
         self.bundles: dict[int, Bundle] = {}
 
     def publish(self, counter: int, **how: Any) -> Release:

@@ -17,7 +17,6 @@ import msgspec
 
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import Disk, RealDisk, write_atomically
-from skerry.devices.identity import Identity
 from skerry.devices.ids import DeviceId, TenantId
 from skerry.devices.profile import Profile
 
@@ -172,6 +171,8 @@ def enrol(
         InputError: the home is enrolled already, or the server refuses or answers nonsense.
         UnavailableError: no answer; try again with the same token.
     """
+    from skerry.devices.identity import Identity  # brings cryptography, which settings need not
+
     disk = disk or RealDisk()
     if (home / "agent.json").exists():
         raise InputError(
