@@ -49,7 +49,8 @@ class FakeFetcher:
         self.pages[url] = data
 
     def serve(self, prefix: str, answer: Callable[[str], bytes | None]) -> None:
-        """Answer every address below `prefix` with `answer(rest)`; None is a 404."""
+        """Answer every address below `prefix` with `answer(rest)`; None is a 404. The last wins."""
+        self._prefixes.pop(prefix, None)
         self._prefixes[prefix] = answer
 
     def status(self, url: str, status: int, retry_after: float | None = None) -> None:
@@ -84,7 +85,7 @@ class FakeFetcher:
     def _find(self, url: str) -> bytes | None:
         if url in self.pages:
             return self.pages[url]
-        for prefix, answer in self._prefixes.items():
+        for prefix, answer in reversed(self._prefixes.items()):
             if url.startswith(prefix):
                 return answer(url.removeprefix(prefix))
         return None

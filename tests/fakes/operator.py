@@ -8,7 +8,7 @@ from fakes.repository import MemoryMetadata
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.ids import DeviceId, ModelName, ReleaseId
 from skerry.updater.repository import (
-    Ceremony,
+    Holders,
     DirectorRepository,
     ImageRepository,
     OfflineRepository,
@@ -35,14 +35,15 @@ def release(counter: int, model: str = "digits", content: bytes | None = None) -
 class Stage:
     """One operator's folder, one server's keys and stores, and the network between."""
 
-    def __init__(self, folder: Path, *, ceremony: Ceremony | None = None) -> None:
+    def __init__(self, folder: Path, *, holders: Holders | None = None) -> None:
         self.folder, self.clock = folder, FakeClock()
+        folder.mkdir(exist_ok=True)
         self.keys = OnlineKeys.generate(folder / "server-keys")
         self.operator = OfflineRepository.create(
             folder / "operator",
             OnlinePublic.decode(self.keys.public),
             self.clock,
-            ceremony=ceremony,
+            holders=holders,
         )
         self.image_store, self.director_store = MemoryMetadata(), MemoryMetadata()
         self.image = ImageRepository(self.image_store, self.keys, self.clock)
@@ -58,7 +59,7 @@ class Stage:
 
     def sign(self, *releases: Release) -> None:
         """Sign `releases` into the operator's targets, as `add_release` does for bundles."""
-        targets = self.operator.targets()
+        targets = self.operator.next_targets()
         for one in releases:
             target = target_of(one)
             targets.targets[target.path] = target

@@ -18,7 +18,7 @@ from skerry.devices.clock import SystemClock
 from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError
 from skerry.updater.repository import (
-    Ceremony,
+    Holders,
     DirectorRepository,
     ImageRepository,
     OfflineRepository,
@@ -79,6 +79,7 @@ def test_a_bundle_goes_from_folder_to_server(
     assert main(["release", "sign", str(bundle), *repo, "--json"]) == 0
     signed = json.loads(capsys.readouterr().out.split("\n", 1)[1])
     assert (signed["counter"], signed["version"]) == (1, "2026.1")
+    assert signed.pop("waiting") == []
     publish = ["release", "publish", *repo, "--server", page.url, "--token-file", str(token)]
     assert main([*publish, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
@@ -155,4 +156,4 @@ def test_a_wrong_online_file_is_refused(tmp_path: Path, keys: OnlineKeys, change
 @pytest.mark.parametrize(("keys_", "threshold"), [(1, 2), (2, 0), (0, 0)])
 def test_an_impossible_threshold_is_refused(keys_: int, threshold: int) -> None:
     with pytest.raises(InputError):
-        Ceremony(root_keys=keys_, root_threshold=threshold)
+        Holders(root_keys=keys_, root_threshold=threshold)

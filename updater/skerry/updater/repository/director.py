@@ -28,6 +28,7 @@ from skerry.updater.repository.signing import (
     require_key,
     sign,
     stale,
+    versions,
 )
 from skerry.updater.repository.store import MetadataStore
 from skerry.updater.trust import rules
@@ -140,10 +141,29 @@ class DirectorRepository:
         return not stale(timestamp, self._clock.now(), self._limits.life_s)
 
     def _said(self, device: DeviceId) -> Release | None:
+        """What the stored targets say, if a key of this repository signed them for this device."""
         _, data = newest(self._store, "targets", str(device))
         if data is None:
             return None
-        return next(iter(releases_in(rules.parsed(Targets, "targets", data).signed)), None)
+        targets = self._ever_signed(data)
+        if targets is None or targets.unrecognized_fields.get("skerry") != {"device": str(device)}:
+            return None
+        return next(iter(releases_in(targets)), None)
+
+    def _ever_signed(self, data: bytes) -> Targets | None:
+        """`data` as targets by the keys of any root so far: those of today, or of a server before.
+
+        What somebody slipped into the store without a key must not be signed on.
+        """
+        for version in reversed(versions(self._store, "root")):
+            root = self._store.read(f"{version}.root.json")
+            try:
+                if root is not None:
+                    delegator = rules.pinned(root).root
+                    return rules.verified(Targets, "targets", data, delegator).signed
+            except Refusal:
+                continue
+        return None
 
     def _sign(self, device: DeviceId, release: Release | None) -> None:
         """Sign targets, snapshot and timestamp for `device`, each under its next version."""

@@ -1,95 +1,32 @@
-"""Signing keys: Ed25519 in PEM files, and the keys that a server holds online.
-
-Whatever signs is a `securesystemslib.signer.Signer`; a file is one kind, a token by PKCS#11 or a
-cloud's key service are others.
-"""
+"""Public keys as they are handed around, and the keys that a server holds online."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from securesystemslib.signer import Key, Signer, SSlibKey
 
 from skerry.devices.errors import InputError
 from skerry.devices.files import write_atomically
+from skerry.updater.repository.signers import load_key, make_key
 
 __all__ = [
     "DIRECTOR_ROLES",
     "IMAGE_ROLES",
     "OnlineKeys",
     "OnlinePublic",
-    "Passphrase",
+    "PublicKey",
     "key_from_dict",
-    "load_key",
-    "make_key",
 ]
 
 IMAGE_ROLES = ("snapshot", "timestamp", "deltas")
 DIRECTOR_ROLES = ("targets", "snapshot", "timestamp")
-_KEY_FILE_BYTES = 65_536
-
-Passphrase = Callable[[Path], str]
-"""Asked for the passphrase of an encrypted key file."""
-
-
-def make_key(path: Path, passphrase: str | None = None) -> Signer:
-    """Make an Ed25519 key and keep it in `path`: PKCS#8 PEM, mode 0600, encrypted if asked.
-
-    Raises:
-        InputError: there is a file already; a key is never replaced.
-    """
-    if path.exists():
-        raise InputError("a key is here already", where=path, remedy="choose another folder")
-    private = Ed25519PrivateKey.generate()
-    encryption: KeySerializationEncryption = NoEncryption()
-    if passphrase:
-        encryption = BestAvailableEncryption(passphrase.encode())
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-    write_atomically(path, pem, mode=0o600)
-    return CryptoSigner(private)
-
-
-def load_key(path: Path, passphrase: Passphrase | None = None) -> Signer:
-    """The signer of a PEM file.
-
-    Args:
-        path: a PKCS#8 private key, Ed25519, ECDSA P-256 or RSA.
-        passphrase: asked if the file is encrypted.
-
-    Raises:
-        InputError: no such file, not a key, or a wrong passphrase.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_KEY_FILE_BYTES)
-    except OSError as error:
-        raise InputError(f"cannot read the key: {error.strerror}", where=path) from error
-    secret = None
-    if b"ENCRYPTED" in data:
-        if passphrase is None:
-            remedy = "give its passphrase with --passphrase-file"
-            raise InputError("the key is encrypted", where=path, remedy=remedy)
-        secret = passphrase(path).encode()
-    try:
-        return CryptoSigner(load_pem_private_key(data, secret))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        remedy = "check the passphrase and the file"
-        raise InputError("is not a key that can be opened", where=path, remedy=remedy) from error
 
 
 def key_from_dict(document: Mapping[str, Any]) -> Key:
@@ -111,13 +48,47 @@ def key_from_dict(document: Mapping[str, Any]) -> Key:
 
 
 def _crypto(key: SSlibKey) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
     public = key.keyval["public"]
     if key.keytype == "ed25519":
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
     return load_pem_public_key(public.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The public half of a holder's key, as it is handed on.
+
+    Attributes:
+        key: the key.
+        uri: where a token or key service keeps the private half, if it does.
+    """
+
+    key: Key
+    uri: str | None = None
+
+    def encode(self) -> bytes:
+        """As a `.pub` file."""
+        document = {"schema": 1, "key": _public(self.key), "uri": self.uri}
+        return msgspec.json.format(msgspec.json.encode(document, order="sorted")) + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes, *, where: object = None) -> PublicKey:
+        """Read a `.pub` file.
+
+        Raises:
+            InputError: it is another file.
+        """
+        try:
+            document = msgspec.json.decode(data, type=_PublicFile)
+        except msgspec.DecodeError as error:
+            raise InputError(f"is no public key: {error}", where=where) from error
+        return cls(key_from_dict(document.key), document.uri)
+
+
+class _PublicFile(msgspec.Struct, frozen=True):
+    key: dict[str, Any]
+    uri: str | None = None
+    schema: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,72 +10,35 @@ DIR/blobs/sha256/      the blobs of what was signed here, to be published
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-from securesystemslib.exceptions import Error as SecureSystemsError
 from securesystemslib.signer import Key, Signer
-from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Targets
+from tuf.api.metadata import Targets
 
 from skerry.devices.clock import Clock
-from skerry.devices.errors import InputError, UnavailableError
-from skerry.devices.files import write_atomically
+from skerry.devices.errors import InputError
 from skerry.devices.ids import ModelName, ReleaseId
 from skerry.runtime.blobs import FolderBlobs
 from skerry.runtime.bundle.reader import Bundle
-from skerry.updater.repository.keys import OnlinePublic, Passphrase, load_key, make_key
+from skerry.updater.repository.founding import (
+    Holders,
+    OfflineLimits,
+    Places,
+    found,
+    read_places,
+    write_places,
+)
+from skerry.updater.repository.keys import OnlinePublic
 from skerry.updater.repository.releases import Release, releases_in, target_of
+from skerry.updater.repository.signers import Passphrase, open_signer
 from skerry.updater.repository.signing import expiry, newest, newest_root, sign
 from skerry.updater.repository.store import FolderMetadata
 from skerry.updater.trust import rules
 
-__all__ = ["Ceremony", "OfflineLimits", "OfflineRepository"]
+__all__ = ["OfflineRepository"]
 
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Ceremony:
-    """How many keys hold a role, and how many must sign.
-
-    Attributes:
-        root_keys, root_threshold: of the roots of both repositories.
-        targets_keys, targets_threshold: of the releases.
-    """
-
-    root_keys: int = 1
-    root_threshold: int = 1
-    targets_keys: int = 1
-    targets_threshold: int = 1
-
-    def __post_init__(self) -> None:
-        for role, keys, threshold in (
-            ("root", self.root_keys, self.root_threshold),
-            ("targets", self.targets_keys, self.targets_threshold),
-        ):
-            if not 1 <= threshold <= keys:
-                problem = f"{threshold} of {keys} keys cannot be asked to sign"
-                raise InputError(problem, where=role, remedy="ask for at least 1 and at most all")
-
-
-@dataclass(frozen=True, slots=True)
-class OfflineLimits:
-    """How long offline signatures last, in seconds.
-
-    Attributes:
-        root_s: life of a root.
-        targets_s: life of the list of releases: sign it anew before, or devices refuse it.
-    """
-
-    root_s: float = 365 * 86_400.0
-    targets_s: float = 365 * 86_400.0
-
-
-class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    signers: dict[str, str]
-    schema: int = 1
 
 
 class OfflineRepository:
@@ -104,8 +67,8 @@ class OfflineRepository:
         self.director = FolderMetadata(folder / "director")
         self.blobs = FolderBlobs(folder)
         self._clock, self._passphrase = clock, passphrase
-        self._limits = limits or OfflineLimits()
-        self._config = _read_config(folder)
+        self.limits = limits or OfflineLimits()
+        self._places = read_places(folder)
 
     @classmethod
     def create(
@@ -114,7 +77,7 @@ class OfflineRepository:
         online: OnlinePublic,
         clock: Clock,
         *,
-        ceremony: Ceremony | None = None,
+        holders: Holders | None = None,
         passphrase: str | None = None,
         limits: OfflineLimits | None = None,
     ) -> OfflineRepository:
@@ -124,64 +87,53 @@ class OfflineRepository:
             folder: where; must not hold a repository yet.
             online: the public keys of the server that will serve it.
             clock: what time it is.
-            ceremony: how many keys, and how many of them must sign.
+            holders: how many keys, and how many of them must sign.
             passphrase: encrypts the key files; None leaves them plain, mode 0600.
             limits: how long the signatures last.
 
         Raises:
             InputError: there is a repository already.
         """
-        if (folder / "repository.json").exists():
-            raise InputError(
-                "a repository is here already", where=folder, remedy="choose another folder"
-            )
-        limits, ceremony, now = limits or OfflineLimits(), ceremony or Ceremony(), clock.now()
-        keys: dict[str, list[Signer]] = {}
-        signers: dict[str, str] = {}
-        for role, count in (("root", ceremony.root_keys), ("targets", ceremony.targets_keys)):
-            keys[role] = []
-            for number in range(1, count + 1):
-                name = f"keys/{role}-{number}.pem"
-                signer = make_key(folder / name, passphrase)
-                keys[role].append(signer)
-                signers[signer.public_key.keyid] = f"file:{name}"
-        root = [signer.public_key for signer in keys["root"]]
-        held = {
-            "root": (root, ceremony.root_threshold),
-            "targets": (
-                [signer.public_key for signer in keys["targets"]],
-                ceremony.targets_threshold,
-            ),
-        }
-        image = _root({**held, **_one_each(online.image, ("snapshot", "timestamp"))}, now, limits)
-        director = _root({**held, **_one_each(online.director)}, now, limits)
-        releases = Targets(
-            expires=expiry(now, limits.targets_s),
-            delegations=_delegations(online.image["deltas"]),
+        limits = limits or OfflineLimits()
+        found(
+            folder,
+            online,
+            clock.now(),
+            holders=holders or Holders(),
+            passphrase=passphrase,
+            limits=limits,
         )
-        FolderMetadata(folder / "director").write({"1.root.json": sign(director, keys["root"])})
-        FolderMetadata(folder / "image").write(
-            {
-                "1.root.json": sign(image, keys["root"]),
-                "1.targets.json": sign(releases, keys["targets"]),
-            }
-        )
-        _write_config(folder, _Config(signers))
         return cls(folder, clock, limits=limits)
 
     def add_release(self, path: Path, *, version: str | None = None) -> Release:
-        """Sign the bundle in the folder `path` as the next release of its model.
+        """Sign the bundle in the folder `path`, with the keys here, as its model's next release.
+
+        Raises:
+            BundleError, DigestMismatch: the bundle is damaged.
+            InputError: too few of the signing keys are here.
+        """
+        release, targets = self.new_release(path, version=version)
+        if targets is not None:
+            self.sign_targets(targets)
+        return release
+
+    def new_release(
+        self, path: Path, *, version: str | None = None
+    ) -> tuple[Release, Targets | None]:
+        """The next release of a bundle's model, and the list of releases that is yet to be signed.
 
         Every blob is hashed and copied beside the metadata. A bundle that is the newest release of
-        its model already is not signed twice.
+        its model already is not released twice.
 
         Args:
             path: an OCI layout.
             version: what people call it; the bundle's own version by default.
 
+        Returns:
+            the release, and the next version of the targets; None where nothing is new.
+
         Raises:
             BundleError, DigestMismatch: the bundle is damaged.
-            InputError: too few of the signing keys are here.
         """
         bundle = Bundle.open(path)
         bundle.verify()
@@ -190,15 +142,14 @@ class OfflineRepository:
         counters = {r.id.counter: r for r in releases_in(targets) if r.id.model == model}
         last = max(counters, default=0)
         if last and counters[last].manifest == bundle.manifest:
-            return counters[last]
+            return counters[last], None
         release = Release(
             ReleaseId(model, last + 1), version or bundle.card.version, bundle.manifest
         )
         self._copy(bundle)
         target = target_of(release)
         targets.targets[target.path] = target
-        self.sign_targets(targets)
-        return release
+        return release, self._next(targets)
 
     def targets(self) -> Targets:
         """The newest signed list of releases."""
@@ -228,35 +179,16 @@ class OfflineRepository:
         """
         found = []
         for keyid in keyids:
-            place = self._config.signers.get(keyid)
+            place = self._places.signers.get(keyid)
             if place is not None:
-                found.append(self._open(place, keys[keyid]))
+                found.append(open_signer(place, keys[keyid], self.folder, self._passphrase))
         return found
 
-    def _open(self, place: str, key: Key) -> Signer:
-        scheme, _, name = place.partition(":")
-        if scheme == "file":
-            signer = load_key(self.folder / name, self._passphrase)
-            if signer.public_key.keyid != key.keyid:
-                raise InputError("is another key than expected", where=self.folder / name)
-            return signer
-        try:
-            return Signer.from_priv_key_uri(place, key, self._secret)
-        except (SecureSystemsError, ValueError, OSError) as error:
-            raise UnavailableError(
-                f"cannot reach the key: {error}", where=place, remedy="connect it and try again"
-            ) from error
-
-    def _secret(self, name: str) -> str:
-        if self._passphrase is None:
-            raise InputError(f"the key needs its {name}", remedy="use --passphrase-file")
-        return self._passphrase(Path(name))
-
     def sign_targets(self, targets: Targets) -> None:
-        """Sign `targets` as the next version.
+        """Sign `targets`, the next version, with the keys that are here.
 
         Raises:
-            InputError: too few of the signing keys are here.
+            InputError: too few of them are.
         """
         root = newest_root(self.image)
         role = root.roles["targets"]
@@ -265,11 +197,23 @@ class OfflineRepository:
             raise InputError(
                 f"{len(signers)} signing keys are here, and {role.threshold} must sign",
                 where=self.folder / "repository.json",
-                remedy="bring the other keys here",
+                remedy="collect their signatures: `skerry release sign`, `skerry keys status`",
             )
-        targets.version += 1
-        targets.expires = expiry(self._clock.now(), self._limits.targets_s)
         self.image.write({f"{targets.version}.targets.json": sign(targets, signers)})
+
+    def next_targets(self) -> Targets:
+        """The list of releases as its next version, fresh and not yet signed."""
+        return self._next(self.targets())
+
+    def _next(self, targets: Targets) -> Targets:
+        targets.version += 1
+        targets.expires = expiry(self._clock.now(), self.limits.targets_s)
+        return targets
+
+    def key_here(self, keyid: str, place: str) -> None:
+        """Remember where a private key is: `file:…` below the folder, or a signer's URI."""
+        self._places = Places({**self._places.signers, keyid: place})
+        write_places(self.folder, self._places)
 
     def _copy(self, bundle: Bundle) -> None:
         for blob in (bundle.manifest, *bundle.descriptors()):
@@ -289,44 +233,3 @@ def _roots(store: FolderMetadata) -> dict[str, bytes]:
         if name.endswith(".root.json") and data is not None:
             found[name] = data
     return found
-
-
-def _one_each(
-    keys: Mapping[str, Key], roles: Iterable[str] | None = None
-) -> dict[str, tuple[list[Key], int]]:
-    return {role: ([keys[role]], 1) for role in (roles or keys)}
-
-
-def _root(held: Mapping[str, tuple[list[Key], int]], now: float, limits: OfflineLimits) -> Root:
-    root = Root(
-        expires=expiry(now, limits.root_s),
-        roles={role: Role([], threshold) for role, (_, threshold) in held.items()},
-        consistent_snapshot=True,
-    )
-    for role, (keys, _) in held.items():
-        for key in keys:
-            root.add_key(key, role)
-    return root
-
-
-def _delegations(deltas: Key) -> Delegations:
-    """Patches, and nothing else, may be named by the server's key."""
-    role = DelegatedRole("deltas", [deltas.keyid], 1, True, ["deltas/*/*"])
-    return Delegations({deltas.keyid: deltas}, {"deltas": role})
-
-
-def _read_config(folder: Path) -> _Config:
-    path = folder / "repository.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Config)
-    except FileNotFoundError as error:
-        raise InputError(
-            "is not a release repository", where=folder, remedy="make one with `skerry keys init`"
-        ) from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"is damaged: {error}", where=path) from error
-
-
-def _write_config(folder: Path, config: _Config) -> None:
-    data = msgspec.json.format(msgspec.json.encode(config, order="sorted"))
-    write_atomically(folder / "repository.json", data + b"\n", mode=0o600)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
@@ -194,7 +194,7 @@ def check_fresh(role: str, signed: Signed, now: float) -> None:
         )
 
 
-def signed_by(delegator: Root | Targets, role: str, metadata: Metadata[_Kind]) -> tuple[int, int]:
+def signed_by(delegator: Root | Targets, role: str, metadata: Metadata[Any]) -> tuple[int, int]:
     """How many different keys of `role` signed `metadata`, and how many must.
 
     A key counts once, under however many ids it is listed.

@@ -3,24 +3,35 @@
 `skerry keys init` makes a folder with the keys that sign releases. Keep it off the servers and off
 the devices: whoever has these keys decides what a fleet runs. The server's own keys, whose public
 halves are in its online.json, can only say what is current.
+
+A change of keys (`add`, `revoke`, `threshold`, `online`, `renew`) is staged as metadata that lacks
+signatures, and signed with the keys that are here. Where more must sign, take the files of
+DIR/staged to the holders of the other keys, `skerry keys sign` them there, and `skerry keys merge`
+them back. Publish afterwards with `skerry release publish`.
 """
 
 from __future__ import annotations
 
 import argparse
-import getpass
-import sys
 from pathlib import Path
 
 from skerry.devices.clock import SystemClock
-from skerry.devices.errors import InputError
-from skerry.devices.output import Output
-from skerry.updater.repository.keys import OnlinePublic, Passphrase
-from skerry.updater.repository.offline import Ceremony, OfflineRepository
+from skerry.devices.output import Output, table
+from skerry.updater.repository.audit import look_over
+from skerry.updater.repository.commands import holders
+from skerry.updater.repository.commands.asking import (
+    new_passphrase,
+    offer_passphrase,
+    offer_yes,
+    read_bounded,
+)
+from skerry.updater.repository.founding import Holders
+from skerry.updater.repository.keys import OnlinePublic
+from skerry.updater.repository.offline import OfflineRepository
 
-__all__ = ["configure", "offer_passphrase", "passphrase_of", "run"]
+__all__ = ["configure", "run"]
 
-_FILE_BYTES = 65_536
+_TRUST_REFUSED = 4
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Make keys and sign the first roots of a release repository. Copy the folder "
         "to a safe place: a lost root key cannot be made again.",
     )
-    init.add_argument("--repo", type=Path, required=True, metavar="DIR", help="where to make it")
-    init.add_argument(
-        "--online",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the server's keys/online.json (`skerry fleet init` makes it)",
-    )
+    _offer_repo(init)
+    _offer_online(init)
     for role in ("root", "targets"):
         init.add_argument(
             f"--{role}-keys", type=int, default=1, metavar="N", help=f"{role} keys to make"
@@ -52,80 +57,100 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help=f"{role} keys that must sign",
         )
     offer_passphrase(init)
+    make = actions.add_parser("make", help="make one key, for a holder on another machine")
+    make.add_argument("key", type=Path, metavar="FILE", help="private; FILE.pub is to be handed on")
+    offer_passphrase(make)
+    hsm = actions.add_parser("token", help="find a key on a PKCS#11 token, and write its .pub")
+    hsm.add_argument("public", type=Path, metavar="FILE.pub", help="what to write")
+    hsm.add_argument("--label", required=True, metavar="TEXT", help="the token's label")
+    hsm.add_argument("--id", type=int, default=2, metavar="N", help="the key's id on the token")
+    _configure_changes(actions)
+    _configure_ceremony(actions)
 
 
-def offer_passphrase(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the option `--passphrase-file`."""
-    parser.add_argument(
-        "--passphrase-file",
-        type=Path,
-        metavar="FILE",
-        help="file whose first line is the passphrase of the key files (asked for otherwise)",
+def _configure_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = actions.add_parser("add", help="let another key sign a role")
+    add.add_argument("public", type=Path, metavar="FILE.pub", help="the new key's public half")
+    add.add_argument("--key", type=Path, metavar="FILE", help="its private half, if it is here")
+    revoke = actions.add_parser("revoke", help="let a key sign no longer")
+    revoke.add_argument("keyid", metavar="KEYID", help="the beginning of its id is enough")
+    count = actions.add_parser("threshold", help="set how many keys must sign a role")
+    count.add_argument("count", type=int, metavar="N")
+    for action in (add, revoke, count):
+        action.add_argument("--role", choices=("root", "targets"), required=True)
+    online = actions.add_parser("online", help="trust another server, or a server's new keys")
+    _offer_online(online)
+    renew = actions.add_parser("renew", help="sign anew what expires soon")
+    renew.add_argument(
+        "--within", type=float, default=60.0, metavar="DAYS", help="how soon (60 if not given)"
     )
+    for action in (add, revoke, count, online, renew):
+        _offer_repo(action)
+        offer_passphrase(action)
+        offer_yes(action)
 
 
-def passphrase_of(args: argparse.Namespace) -> Passphrase:
-    """How an encrypted key is opened: by the file named, or by asking on the terminal."""
-
-    def ask(path: Path) -> str:
-        if args.passphrase_file is not None:
-            return _first_line(args.passphrase_file)
-        if not sys.stdin.isatty():
-            raise InputError(
-                "the key is encrypted", where=path, remedy="give --passphrase-file FILE"
-            )
-        return getpass.getpass(f"passphrase of {path}: ")
-
-    return ask
+def _configure_ceremony(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sign = actions.add_parser("sign", help="sign staged files with a key that is on this machine")
+    sign.add_argument("files", type=Path, nargs="+", metavar="FILE", help="copies from DIR/staged")
+    sign.add_argument("--key", type=Path, required=True, metavar="KEY", help="key file or .pub")
+    offer_passphrase(sign)
+    offer_yes(sign)
+    merge = actions.add_parser("merge", help="take over signatures that were made elsewhere")
+    merge.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the signed copies")
+    status = actions.add_parser("status", help="show the keys, and what waits for signatures")
+    abandon = actions.add_parser("abandon", help="drop what waits for signatures")
+    verify = actions.add_parser("verify", help="verify roots, releases, blobs and expiry")
+    for action in (merge, status, abandon, verify):
+        _offer_repo(action)
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
     """Run `skerry keys`."""
-    return _init(args, output)
+    if args.action == "init":
+        return _init(args, output)
+    if args.action == "verify":
+        return _verify(args, output)
+    return holders.run(args, output)
+
+
+def _offer_repo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--repo", type=Path, required=True, metavar="DIR", help="the release repository"
+    )
+
+
+def _offer_online(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--online",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the server's keys/online.json (`skerry fleet init` makes it)",
+    )
 
 
 def _init(args: argparse.Namespace, output: Output) -> int:
-    online = OnlinePublic.decode(_read(args.online), where=args.online)
-    ceremony = Ceremony(
+    online = OnlinePublic.decode(read_bounded(args.online), where=args.online)
+    holding = Holders(
         args.root_keys, args.root_threshold, args.targets_keys, args.targets_threshold
     )
-    secret = _new_passphrase(args)
+    secret = new_passphrase(args)
     if secret is None:
-        output.note(
-            "the key files are not encrypted; keep the folder where nobody else can read it"
-        )
-    repository = OfflineRepository.create(
-        args.repo, online, SystemClock(), ceremony=ceremony, passphrase=secret
-    )
+        output.note("the key files are not encrypted; keep the folder where nobody else can read")
+    OfflineRepository.create(args.repo, online, SystemClock(), holders=holding, passphrase=secret)
     keys = sorted(str(path.relative_to(args.repo)) for path in (args.repo / "keys").iterdir())
     output.result(
-        {"repository": str(repository.folder), "keys": keys, "encrypted": secret is not None},
+        {"repository": str(args.repo), "keys": keys, "encrypted": secret is not None},
         f"made {args.repo} with {', '.join(keys)}; copy it to a safe place",
     )
     return 0
 
 
-def _new_passphrase(args: argparse.Namespace) -> str | None:
-    if args.passphrase_file is not None:
-        return _first_line(args.passphrase_file)
-    if not sys.stdin.isatty():
-        return None
-    first = getpass.getpass("passphrase for the new keys (empty for none): ")
-    if first and getpass.getpass("once more: ") != first:
-        raise InputError("the two passphrases differ", remedy="try again")
-    return first or None
-
-
-def _first_line(path: Path) -> str:
-    lines = _read(path).decode("utf-8", "replace").splitlines()
-    if not lines or not lines[0]:
-        raise InputError("holds no passphrase", where=path)
-    return lines[0]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_FILE_BYTES)
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=path) from error
+def _verify(args: argparse.Namespace, output: Output) -> int:
+    clock = SystemClock()
+    findings = look_over(OfflineRepository(args.repo, clock), clock.now())
+    good = all(finding.good for finding in findings)
+    rows = [["ok" if f.good else "REFUSED", f.what, f.said] for f in findings]
+    output.result({"good": good, "findings": findings}, table(["", "what", "found"], rows))
+    return 0 if good else _TRUST_REFUSED

@@ -13,8 +13,9 @@ from skerry.devices.clock import SystemClock
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output, human_bytes, table
 from skerry.updater.fetch import HttpFetcher
-from skerry.updater.repository.commands.keys import offer_passphrase, passphrase_of
+from skerry.updater.repository.commands.asking import offer_passphrase, passphrase_of
 from skerry.updater.repository.offline import OfflineRepository
+from skerry.updater.repository.staging import Staging
 from skerry.updater.repository.upload import publish
 
 __all__ = ["configure", "run"]
@@ -55,11 +56,19 @@ def run(args: argparse.Namespace, output: Output) -> int:
 
 
 def _sign(args: argparse.Namespace, output: Output) -> int:
-    repository = OfflineRepository(args.repo, SystemClock(), passphrase=passphrase_of(args))
-    release = repository.add_release(args.bundle, version=args.version)
+    clock = SystemClock()
+    repository = OfflineRepository(args.repo, clock, passphrase=passphrase_of(args))
+    release, targets = repository.new_release(args.bundle, version=args.version)
+    staging = Staging(repository, clock)
+    if targets is not None:
+        staging.release(targets)
+        staging.sign()
+        staging.finish()
+    waiting = staging.names()
+    state = "waits for further signatures (`skerry keys status`)" if waiting else "is signed"
     output.result(
-        release.document(),
-        f"signed {release.id} ({release.version}), manifest {release.manifest.digest.short}…",
+        {**release.document(), "waiting": waiting},
+        f"{release.id} ({release.version}), manifest {release.manifest.digest.short}…, {state}",
     )
     return 0
 
