@@ -178,8 +178,12 @@ class MemoryTelemetry:
                 case TwinReported() as twin:
                     self._turn(device, twin)
             known = self._registry.device(device)
-            if known and known.last_seen < record.received:
-                self._registry.change(device, last_seen=record.received)
+            if known:
+                self._registry.change(
+                    device,
+                    last_seen=max(known.last_seen, record.received),
+                    dropped=max(known.dropped, record.dropped),
+                )
         return new
 
     def _note(self, device: str, received: float, event: Event) -> None:
@@ -206,6 +210,7 @@ class MemoryTelemetry:
             device,
             active=twin.active.release if twin.active else "",
             active_manifest=twin.active.manifest if twin.active else "",
+            artifact=twin.active.artifact if twin.active else "",
             busy=twin.candidate is not None,
         )
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from fakes.fleet import MemoryFleet
+from fakes.postgres import postgres
 from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.ids import DeviceId, TenantId
@@ -19,7 +21,9 @@ from skerry.telemetry.window import Window
 from skerry.updater.rollout import Assignment, Policy, Stage
 from skerry.updater.server.audit import verify_chain
 from skerry.updater.server.records import Claim, Delta, Device, Operator, PublishedRelease
-from skerry.updater.server.sql import open_fleet
+from skerry.updater.server.sql import SqlFleet, open_fleet
+from skerry.updater.server.sql.engine import open_database
+from skerry.updater.server.sql.tables import METADATA
 from skerry.updater.server.store import FleetStore
 
 NOW = 1_800_000_000.0
@@ -28,13 +32,28 @@ MANIFEST = str(Digest.of(b"manifest"))
 _STREAMS = {Window: "window", Event: "event", TwinReported: "twin/reported"}
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+_PLACES = ["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.service("postgres"))]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=_PLACES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FleetStore]:
-    opened = (
-        MemoryFleet()
-        if request.param == "memory"
-        else open_fleet(f"sqlite:///{tmp_path}/fleet.db", "main")
-    )
+    opened: FleetStore
+    if request.param == "memory":
+        opened = MemoryFleet()
+    elif request.param == "sqlite":
+        opened = open_fleet(f"sqlite:///{tmp_path}/fleet.db", "main")
+    else:
+        database = open_database(request.getfixturevalue("cluster"))
+        with database.writing() as c:
+            for table in reversed(METADATA.sorted_tables):
+                c.execute(sa.text(f"TRUNCATE {table.name} RESTART IDENTITY CASCADE"))
+        opened = SqlFleet(database, "main")
     yield opened
     opened.close()
 
@@ -235,10 +254,17 @@ def test_sketches_come_newest_first_without_the_empty_ones(store: FleetStore) ->
 
 def test_a_twin_says_what_runs_and_an_older_one_does_not_undo_it(store: FleetStore) -> None:
     enrolled(store)
-    slot, candidate = SlotReport("digits/1", MANIFEST), SlotReport("digits/2", MANIFEST)
+    slot, candidate = (
+        SlotReport("digits/1", MANIFEST, "onnx-int8"),
+        SlotReport("digits/2", MANIFEST),
+    )
     store.telemetry.store([record(TwinReported(NOW + 2, active=slot, candidate=candidate), 1)])
     known = store.registry.device("dev-1")
-    assert known is not None and (known.active, known.busy) == ("digits/1", True)
+    assert known is not None and (known.active, known.artifact, known.busy) == (
+        "digits/1",
+        "onnx-int8",
+        True,
+    )
     store.telemetry.store([record(TwinReported(NOW + 3, active=candidate), 2)])
     store.telemetry.store([record(TwinReported(NOW + 1, active=slot), 3)])
     known = store.registry.device("dev-1")

@@ -32,8 +32,9 @@ class Device(msgspec.Struct, frozen=True):
         enrolled_at, revoked_at, last_seen: seconds since the epoch; 0 for never.
         profile: the machine, as JSON.
         online, boot: as its `state` topic says.
-        active, active_manifest: release and manifest digest of the active slot, or "".
+        active, active_manifest, artifact: what the active slot holds, or "".
         busy: whether a candidate slot is filled.
+        dropped: messages that its outbox has lost to its quota, ever.
     """
 
     id: str
@@ -48,7 +49,9 @@ class Device(msgspec.Struct, frozen=True):
     last_seen: float = 0.0
     active: str = ""
     active_manifest: str = ""
+    artifact: str = ""
     busy: bool = False
+    dropped: int = 0
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ class DeviceView(msgspec.Struct, frozen=True):
         drift: the verdict on what runs.
         delta_bytes, full_bytes: what its last update took on the wire, and would have in full.
         rollout, state: the last rollout that chose it, and where it stands there.
+        dropped: messages that it lost before it could send them, ever.
         last_seen, enrolled_at: seconds since the epoch.
     """
 
@@ -47,6 +48,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     full_bytes: int
     rollout: str
     state: str
+    dropped: int
     last_seen: float
     enrolled_at: float
 
@@ -126,7 +128,7 @@ def _device(device: Device, sums: Sequence[Totals], rollouts: Sequence[Rollout])
         revoked=bool(device.revoked_at),
         release=device.active,
         manifest=device.active_manifest,
-        artifact=active.artifact if active else "",
+        artifact=device.artifact,
         requests=sum(t.requests for t in sums),
         errors=sum(t.errors for t in sums),
         p50_ms=1000 * latency.quantile(0.5),
@@ -136,6 +138,7 @@ def _device(device: Device, sums: Sequence[Totals], rollouts: Sequence[Rollout])
         full_bytes=update.full_bytes if update else 0,
         rollout=last[0].id if last else "",
         state=last[1].state if last else "",
+        dropped=device.dropped,
         last_seen=device.last_seen,
         enrolled_at=device.enrolled_at,
     )

@@ -74,7 +74,9 @@ devices = Table(
     _time("last_seen"),
     Column("active", _RELEASE, nullable=False),
     Column("active_manifest", _DIGEST, nullable=False),
+    Column("artifact", _RELEASE, nullable=False),
     Column("busy", Boolean, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
     Column("twin_at", Float, nullable=False, server_default="0"),
 )
 

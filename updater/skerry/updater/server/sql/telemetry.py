@@ -118,10 +118,11 @@ class SqlTelemetry:
         return new
 
     def _note_twins(self, c: sa.Connection, new: Sequence[Record]) -> None:
-        seen: dict[str, float] = {}
+        seen: dict[str, tuple[float, int]] = {}
         for record in new:
             device = str(record.address.device)
-            seen[device] = max(seen.get(device, 0.0), record.received)
+            at, dropped = seen.get(device, (0.0, 0))
+            seen[device] = (max(at, record.received), max(dropped, record.dropped))
             if not isinstance(record.value, TwinReported):
                 continue
             twin, d = record.value, t.devices.c
@@ -131,14 +132,22 @@ class SqlTelemetry:
                 .values(
                     active=twin.active.release if twin.active else "",
                     active_manifest=twin.active.manifest if twin.active else "",
+                    artifact=twin.active.artifact if twin.active else "",
                     busy=twin.candidate is not None,
                     twin_at=twin.at,
                 )
             )
-        for device, at in seen.items():
+        for device, (at, dropped) in seen.items():
             d = t.devices.c
-            one = (d.tenant == self._tenant) & (d.id == device) & (d.last_seen < at)
-            c.execute(t.devices.update().where(one).values(last_seen=at))
+            one = (d.tenant == self._tenant) & (d.id == device)
+            c.execute(
+                t.devices.update()
+                .where(one)
+                .values(
+                    last_seen=sa.case((d.last_seen < at, at), else_=d.last_seen),
+                    dropped=sa.case((d.dropped < dropped, dropped), else_=d.dropped),
+                )
+            )
 
     def _add_up(self, c: sa.Connection, new: Sequence[Record]) -> None:
         sums: dict[tuple[str, str], Totals] = {}

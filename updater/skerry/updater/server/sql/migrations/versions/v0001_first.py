@@ -63,7 +63,9 @@ def upgrade() -> None:
         sa.Column("last_seen", sa.Float(), nullable=False),
         sa.Column("active", sa.String(length=128), nullable=False),
         sa.Column("active_manifest", sa.String(length=71), nullable=False),
+        sa.Column("artifact", sa.String(length=128), nullable=False),
         sa.Column("busy", sa.Boolean(), nullable=False),
+        sa.Column("dropped", sa.BigInteger(), nullable=False),
         sa.Column("twin_at", sa.Float(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("tenant", "id"),
     )
