@@ -28,9 +28,13 @@ _INTEGER = {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteg
 _FLOAT = {"Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "NhwcFusedConv"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def example():
-    torch.set_num_threads(1)
     return (pictures(32, seed=0),)
 
 

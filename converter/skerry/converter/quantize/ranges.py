@@ -15,7 +15,8 @@ from skerry.converter.quantize.scheme import Calibrator, Scheme
 
 __all__ = ["ACTIVATION_MAX", "ACTIVATION_MIN", "Affine", "Seen", "affine", "choose"]
 
-ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
+ACTIVATION_MIN = -128
+ACTIVATION_MAX = 127
 _LEVELS = ACTIVATION_MAX - ACTIVATION_MIN
 _COARSE = np.geomspace(1.0, 1 / 64, 96)  # shares of the range seen, to search clipping ends in
 _FINE = np.linspace(1.04, 0.96, 33)  # shares of the best of those
