@@ -12,6 +12,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import msgspec
 
 from skerry.converter.emit.support import unsupported
 from skerry.converter.metric import METRICS
-from skerry.converter.recipe import Input, Recipe
+from skerry.converter.recipe import Input, OutputTensor, Recipe
 from skerry.converter.steps.config import Distill
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError, RecipeError
@@ -29,6 +30,7 @@ from skerry.devices.ids import ModelName
 __all__ = ["RecipeFile", "load_recipe"]
 
 _LARGEST_BYTES = 1 << 20
+_ENTRIES: dict[str, type] = {"input": Input, "output": OutputTensor}
 _PATH_KEYS = {
     "source.model",
     "source.weights",
@@ -96,7 +98,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeFile:
     try:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
-        raise _explain(path, error) from error
+        raise _explain(path, document, error) from error
     found = RecipeFile(path, recipe)
     _check_names(found)
     _check_inputs(found)
@@ -140,16 +142,20 @@ def _override(path: Path, document: dict[str, Any], text: str) -> None:
     if key in _PATH_KEYS:
         table[last] = value if value == "train" else str(Path(value).absolute())
         return
-    try:
-        table[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[last] = value
+    table[last] = value
+    if value[:1] in "\"'" or str not in _types_at(key):
+        with suppress(tomllib.TOMLDecodeError):
+            table[last] = tomllib.loads(f"value = {value}")["value"]
 
 
-def _explain(path: Path, error: msgspec.ValidationError) -> RecipeError:
+def _explain(
+    path: Path, document: Mapping[str, Any], error: msgspec.ValidationError
+) -> RecipeError:
     """One line out of msgspec's message, with the remedy that the recipe's form suggests."""
     problem, _, place = str(error).partition(" - at ")
     key = place.strip("`").removeprefix("$").removeprefix(".")
+    if "[...]" in key:  # msgspec does not say which of the tables a person named
+        key = key.replace("[...]", f".{_culprit(document, key.partition('[')[0])}")
     unknown = re.search(r"unknown field `(.*?)`", problem)
     missing = re.search(r"missing required field `(.*?)`", problem)
     if unknown:
@@ -168,6 +174,16 @@ def _explain(path: Path, error: msgspec.ValidationError) -> RecipeError:
     remedy = f"the choices are: {', '.join(choices)}" if choices else "see `skerry convert --help`"
     problem = problem.replace("Object", "table").replace("`", "")
     return RecipeError(problem[0].lower() + problem[1:], where=f"{path}: {key}", remedy=remedy)
+
+
+def _culprit(document: Mapping[str, Any], table: str) -> str:
+    """The first entry of a table of tables that is not what it should be."""
+    for name, value in document[table].items():
+        try:
+            msgspec.convert(value, _ENTRIES[table])
+        except msgspec.ValidationError:
+            return str(name)
+    return "?"
 
 
 def _join(key: str, name: str) -> str:
@@ -215,6 +231,10 @@ def _keys_of(key: str) -> list[str]:
 
 
 def _choices_of(key: str) -> list[str]:
+    table, _, last = key.rpartition(".")
+    tags = [getattr(kind, "__struct_config__", None) for kind in _types_at(table)]
+    if named := [str(tag.tag) for tag in tags if tag is not None and tag.tag_field == last]:
+        return named
     found = [kind for kind in _types_at(key) if typing.get_origin(kind) is typing.Literal]
     return [str(choice) for kind in found for choice in typing.get_args(kind)]
 

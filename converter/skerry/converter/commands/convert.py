@@ -17,6 +17,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from skerry.converter.quiet import quieten
 from skerry.devices.errors import ExitCode
 from skerry.devices.output import Output, human_bytes, table
 
@@ -42,6 +43,7 @@ def run(args: Namespace, output: Output) -> int:
     from skerry.converter.recipe_file import load_recipe
 
     file = load_recipe(args.recipe, args.overrides)
+    quieten()
     from skerry.converter.flow import convert  # torch loads only once the recipe is found good
 
     result = convert(file, args.out, output)

@@ -1,0 +1,137 @@
+"""`skerry convert`, from a recipe to a bundle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skerry.cli.main import main
+from skerry.devices.errors import ExitCode
+from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.runtime import Runtime, RuntimeOptions
+
+_STEPS = """
+[[step]]
+kind = "distill"
+student = "model.py:wide"
+epochs = 4
+batch = 64
+learning_rate = 0.01
+
+[[step]]
+kind = "prune"
+ratio = 0.5
+epochs = 2
+"""
+
+
+def convert(project: Path, out: Path, *words: str) -> int:
+    return main(["convert", str(project / "recipe.toml"), "--out", str(out), "--json", *words])
+
+
+def result(out: Path) -> dict:
+    return json.loads((out / "result.json").read_text())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+def test_three_formats_from_one_recipe_the_same_twice(project: Path) -> None:
+    recipe = project / "recipe.toml"
+    recipe.write_text(
+        recipe.read_text().replace('["onnx"]', '["onnx", "tflite", "coreml"]') + _STEPS
+    )
+    gates = ["--set", "gate.parity=2.0", "--set", "gate.bytes_ratio=4.0"]
+    assert convert(project, project / "one", *gates) == ExitCode.OK
+    assert convert(project, project / "two", *gates) == ExitCode.OK
+    assert files(project / "one" / "bundle") == files(project / "two" / "bundle")
+    assert files(project / "one" / "model") == files(project / "two" / "model")
+
+    found = result(project / "one")
+    assert found["passed"]
+    assert [one["name"] for one in found["artifacts"]] == [
+        "onnx-int8",
+        "tflite-int8",
+        "coreml-int8",
+    ]
+    assert [step["kind"] for step in found["steps"]] == ["distill", "prune"]
+    for one in found["artifacts"]:
+        assert (project / "one" / one["path"]).stat().st_size == one["bytes"]
+        assert one["reference_agreement"] >= 0.97
+        assert one["snr_db"] > 15
+        assert set(one["gates"]) == {"parity", "bytes_ratio"}
+        assert (one["latency_ms"] is None) == (one["format"] == "coreml")
+
+    bundle = Bundle.open(project / "one" / "bundle")
+    bundle.verify()
+    assert str(bundle.manifest.digest) == found["manifest"]
+    assert bundle.reference()
+    for artifact in ("onnx-int8", "tflite-int8"):
+        runtime = Runtime.open(
+            project / "one" / "bundle", RuntimeOptions(artifact=artifact, warm_up_runs=1)
+        )
+        scores = runtime.predict({"image": np.zeros((3, 8, 8, 1), np.uint8)})["scores"]
+        runtime.close()
+        assert scores.shape == (3, 4)
+
+
+def test_a_failed_gate_saves_everything_and_says_so(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = project / "out"
+    assert convert(project, out, "--set", "gate.bytes_ratio=0.001") == ExitCode.GATE_FAILED
+    said = capsys.readouterr()
+    assert json.loads(said.out) == result(out)
+    assert "onnx-int8: bytes_ratio is" in said.err
+    found = result(out)
+    assert not found["passed"]
+    assert not found["artifacts"][0]["gates"]["bytes_ratio"]["passed"]
+    bundle = Bundle.open(out / "bundle")
+    assert bundle.card.artifacts[0].metrics["gates_passed"] == 0.0
+    page = (out / "report.html").read_text()
+    assert "a gate failed" in page
+    assert "http://" not in page and "https://" not in page
+    statement = json.loads(bundle.document("provenance.json"))
+    assert statement["subject"][0]["name"] == "onnx-int8"
+    materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert {one["name"] for one in materials} == {
+        "data.py",
+        "model.py",
+        "net.safetensors",
+        "recipe.toml",
+    }
+    assert str(project) not in bundle.document("provenance.json").decode()
+    assert json.loads(bundle.document("sbom.cdx.json"))["specVersion"] == "1.6"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("input.image.shape=[3, 8, 8]", "input.image.shape"),
+        ("source.model=model.py:other", "not the weights of this model"),
+        ("data.evaluation=data.py:empty", "the data set is empty"),
+        ("data.evaluation=data.py:out_of_range", "out of range"),
+        ('model.labels=["a", "b"]', "2 labels for 4 classes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_nothing(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(project)
+    before = sorted(project.iterdir())
+    assert convert(project, project / "out", "--set", override) == ExitCode.BAD_INPUT
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert [path for path in sorted(project.iterdir()) if path.name != "__pycache__"] == before
