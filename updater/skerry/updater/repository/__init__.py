@@ -4,6 +4,7 @@ from skerry.updater.repository.director import DirectorLimits, DirectorRepositor
 from skerry.updater.repository.founding import Holders, OfflineLimits
 from skerry.updater.repository.image import ImageLimits, ImageRepository
 from skerry.updater.repository.keys import OnlineKeys, OnlinePublic
+from skerry.updater.repository.media import write_media
 from skerry.updater.repository.offline import OfflineRepository
 from skerry.updater.repository.releases import Release
 from skerry.updater.repository.store import FolderMetadata, MetadataStore
@@ -21,4 +22,5 @@ __all__ = [
     "OnlineKeys",
     "OnlinePublic",
     "Release",
+    "write_media",
 ]

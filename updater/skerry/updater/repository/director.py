@@ -32,6 +32,7 @@ from skerry.updater.repository.signing import (
 )
 from skerry.updater.repository.store import MetadataStore
 from skerry.updater.trust import rules
+from skerry.updater.trust.expiry import stamped
 from skerry.updater.trust.rules import Refusal
 
 __all__ = ["DirectorLimits", "DirectorRepository"]
@@ -168,7 +169,8 @@ class DirectorRepository:
     def _sign(self, device: DeviceId, release: Release | None) -> None:
         """Sign targets, snapshot and timestamp for `device`, each under its next version."""
         store, folder = self._store, str(device)
-        expires = expiry(self._clock.now(), self._limits.life_s)
+        now = self._clock.now()
+        expires = expiry(now, self._limits.life_s)
         target = None if release is None else target_of(release)
         targets = Targets(
             version=newest(store, "targets", folder)[0] + 1,
@@ -190,6 +192,7 @@ class DirectorRepository:
             else rules.parsed(Timestamp, "timestamp", old).signed.version + 1,
             expires=expires,
             snapshot_meta=meta_of(snapshot.version, body),
+            unrecognized_fields=stamped(now),
         )
         store.write(
             {

@@ -33,6 +33,7 @@ from skerry.updater.repository.signing import (
 from skerry.updater.repository.store import MetadataStore
 from skerry.updater.trust import rules
 from skerry.updater.trust.assignment import delta_path
+from skerry.updater.trust.expiry import stamped
 from skerry.updater.trust.rules import Refusal, Rule
 
 __all__ = ["ImageLimits", "ImageRepository"]
@@ -239,6 +240,7 @@ class ImageRepository:
             version=version + 1,
             expires=expiry(now, limits.timestamp_s),
             snapshot_meta=meta_of(snapshot.version, body),
+            unrecognized_fields=stamped(now),
         )
         last = sign(timestamp, [self._keys["timestamp"]])
         rules.verified(Timestamp, "timestamp", last, root)

@@ -29,6 +29,7 @@ from skerry.updater.repository.offline import OfflineRepository
 from skerry.updater.repository.signing import newest_root
 from skerry.updater.repository.store import FolderMetadata
 from skerry.updater.trust import rules
+from skerry.updater.trust.expiry import ExpiryPolicy
 
 __all__ = ["Staging"]
 
@@ -91,6 +92,22 @@ class Staging:
         said = [f"image: {line}" for line in explained(image, new_image)]
         said += [f"director: {line}" for line in explained(director, new_director)]
         return [*said, "patches are signed by the new server's key"]
+
+    def change_policy(self, policy: ExpiryPolicy) -> list[str]:
+        """Stage another policy of expiry for devices without a clock and for carried media."""
+
+        def edit(root: Root) -> None:
+            root.unrecognized_fields["skerry"] = policy.document()
+
+        image, director = self._roots()
+        files = {"image": self._next(image, edit), "director": self._next(director, edit)}
+        self._stage({f"{name}/{r.version}.root.json": r for name, r in files.items()})
+        days = policy.media_s / 86_400
+        clock = "may go by signed times" if policy.clockless else "update nothing"
+        return [
+            f"devices whose clock is behind {clock}",
+            f"on carried media, what a server signed may have expired for {days:g} days",
+        ]
 
     def renew(self, within: float) -> list[str]:
         """Stage new versions of what expires within so many seconds; in words, what that is."""

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from tuf.api.metadata import Root, TargetFile, Targets
+from tuf.api.metadata import Root, Signed, TargetFile, Targets
 
 from skerry.devices.clock import Clock
 from skerry.devices.errors import TrustError, UnavailableError
 from skerry.devices.files import Disk, RealDisk, write_atomically
 from skerry.updater.fetch import Fetcher, RefusedError, fetch_bytes
 from skerry.updater.trust import rules
+from skerry.updater.trust.expiry import ExpiryPolicy, check_clock, policy_of, signed_at
 from skerry.updater.trust.rules import Refusal, Rule, Trusted
 
 __all__ = ["RepositoryClient", "TrustLimits"]
@@ -55,6 +56,9 @@ class RepositoryClient:
         fetcher: the way to the network.
         url: base address of the metadata; a slash is added.
         clock: what time it is, for expiry.
+        carried: whether the repository is read from a folder that was carried here, so that what a
+            server signs may have expired for as long as the root's policy says.
+        offline_targets: whether the targets are signed offline, and so are never given more time.
         disk: the seam through which files are written.
         limits: bounds on what is fetched.
     """
@@ -66,15 +70,18 @@ class RepositoryClient:
         *,
         url: str,
         clock: Clock,
+        carried: bool = False,
+        offline_targets: bool = True,
         disk: Disk | None = None,
         limits: TrustLimits | None = None,
     ) -> None:
         self._folder, self._fetcher, self._url = folder, fetcher, url.rstrip("/") + "/"
         self._clock, self._disk = clock, disk or RealDisk()
         self._limits = limits or TrustLimits()
+        self._carried, self._offline_targets = carried, offline_targets
         self._trusted: Trusted | None = None
         self._proved_by: dict[str, str] = {}
-        self._now = 0.0
+        self._now, self._grace = 0.0, 0.0
 
     def pin(self, root: bytes) -> None:
         """Trust `root` from now on; the metadata kept before is no longer used for anything else.
@@ -94,10 +101,14 @@ class RepositoryClient:
                 was pinned; what was trusted before stays.
             RefusedError, BusyError: as `Fetcher.open` does.
         """
-        self._now, self._trusted, self._proved_by = self._clock.now(), None, {}
+        self._trusted, self._proved_by = None, {}
         trusted = self._roots()
+        policy = policy_of(trusted.root)
+        trusted = self._remembered(trusted, "timestamp", rules.known_timestamp)
+        self._now = max(self._clock.now(), signed_at(trusted.timestamp))
+        self._grace = policy.media_s if self._carried else 0.0
         rules.check_root_fresh(trusted, self._now)
-        trusted = self._timestamp(trusted)
+        trusted = self._timestamp(trusted, policy)
         trusted = self._snapshot(trusted)
         self._trusted = self._targets(trusted, "targets", trusted.root)
         return self._trusted
@@ -164,10 +175,12 @@ class RepositoryClient:
             self._keep("root", data)
         return trusted
 
-    def _timestamp(self, trusted: Trusted) -> Trusted:
-        trusted = self._remembered(trusted, "timestamp", rules.known_timestamp)
+    def _timestamp(self, trusted: Trusted, policy: ExpiryPolicy) -> Trusted:
         data = self._fetch("timestamp", self._limits.timestamp_bytes)
-        newer = rules.newer_timestamp(trusted, data, self._now)
+        newer = rules.newer_timestamp(trusted, data, self._now - self._grace)
+        timestamp = rules.timestamp_of(newer)
+        check_clock(timestamp, self._clock.now(), policy)
+        self._now = max(self._now, signed_at(timestamp))
         if newer is not trusted:
             self._keep("timestamp", data)
         return newer
@@ -176,11 +189,11 @@ class RepositoryClient:
         trusted = self._remembered(trusted, "snapshot", rules.known_snapshot)
         named = rules.timestamp_of(trusted).snapshot_meta
         known = trusted.snapshot
-        if known is None or known.version != named.version or known.is_expired(self._time()):
+        if known is None or known.version != named.version or self._expired(known):
             length = self._limits.snapshot_bytes if named.length is None else named.length
             data = self._fetch("snapshot", length, self._version(trusted, named.version))
             trusted = rules.newer_snapshot(trusted, data)
-            rules.require_snapshot(trusted, self._now)
+            rules.require_snapshot(trusted, self._now - self._grace)
             self._keep("snapshot", data)
         return trusted
 
@@ -188,17 +201,26 @@ class RepositoryClient:
         kept = self._kept(role)
         if kept is not None:
             try:
-                return rules.proved_targets(trusted, kept, role, delegator, self._now)
+                return self._proved_targets(trusted, kept, role, delegator)
             except Refusal:
                 pass  # what is kept is old; the repository has to offer what the snapshot names
-        named = rules.require_snapshot(trusted, self._now).meta.get(f"{role}.json")
+        named = rules.require_snapshot(trusted, self._now - self._grace).meta.get(f"{role}.json")
         if named is None:
             raise Refusal(Rule.NOT_LISTED, role, "the snapshot does not list this role")
         length = self._limits.targets_bytes if named.length is None else named.length
         data = self._fetch(role, length, self._version(trusted, named.version))
-        trusted = rules.proved_targets(trusted, data, role, delegator, self._now)
+        trusted = self._proved_targets(trusted, data, role, delegator)
         self._keep(role, data)
         return trusted
+
+    def _proved_targets(
+        self, trusted: Trusted, data: bytes, role: str, delegator: Root | Targets
+    ) -> Trusted:
+        lenient = self._now - self._grace
+        proved = rules.proved_targets(trusted, data, role, delegator, lenient)
+        if role == "targets" and self._offline_targets:
+            rules.check_fresh(role, proved.targets[role], self._now)
+        return proved
 
     def _remembered(
         self, trusted: Trusted, role: str, rule: Callable[[Trusted, bytes], Trusted]
@@ -212,8 +234,8 @@ class RepositoryClient:
         except Refusal:
             return trusted
 
-    def _time(self) -> datetime:
-        return datetime.fromtimestamp(self._now, UTC)
+    def _expired(self, signed: Signed) -> bool:
+        return signed.is_expired(datetime.fromtimestamp(self._now - self._grace, UTC))
 
     @staticmethod
     def _version(trusted: Trusted, version: int) -> int | None:

@@ -35,6 +35,7 @@ class TrustedClient:
         device: whose assignments are believed.
         server: the server's base address.
         clock: what time it is, for expiry.
+        carried: whether `server` is a folder that was carried here, such as a USB stick.
         disk: the seam through which files are written.
         limits: bounds on what is fetched.
     """
@@ -47,6 +48,7 @@ class TrustedClient:
         device: DeviceId,
         server: str,
         clock: Clock,
+        carried: bool = False,
         disk: Disk | None = None,
         limits: TrustLimits | None = None,
     ) -> None:
@@ -56,9 +58,15 @@ class TrustedClient:
         base = server.rstrip("/")
 
         def repository(name: str, url: str) -> RepositoryClient:
-            place = folder / name
             return RepositoryClient(
-                place, fetcher, url=url, clock=clock, disk=self._disk, limits=self._limits
+                folder / name,
+                fetcher,
+                url=url,
+                clock=clock,
+                carried=carried,
+                offline_targets=name == "image",
+                disk=self._disk,
+                limits=self._limits,
             )
 
         self._image = repository("image", f"{base}/image/")

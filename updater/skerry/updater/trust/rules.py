@@ -57,6 +57,7 @@ class Rule(StrEnum):
     WRONG_DEVICE = "wrong-device"
     DISAGREEMENT = "disagreement"
     COUNTER = "counter"
+    CLOCK = "clock"
 
 
 class Refusal(TrustError):

@@ -27,6 +27,7 @@ from skerry.updater.repository.signers import load_key, make_key, open_signer, t
 from skerry.updater.repository.signing import newest_root
 from skerry.updater.repository.staging import Staging
 from skerry.updater.trust import rules
+from skerry.updater.trust.expiry import ExpiryPolicy
 
 __all__ = ["report", "run"]
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         "revoke": _revoke,
         "threshold": _threshold,
         "online": _online,
+        "policy": _policy,
         "renew": _renew,
         "sign": _sign,
         "merge": _merge,
@@ -154,6 +156,13 @@ def _online(args: argparse.Namespace, output: Output) -> int:
     _, staging = _open(args)
     said = staging.change_online_keys(online)
     warning = "Devices then believe this server alone, and no longer the one before."
+    return _carry_out(args, output, staging, said, warning)
+
+
+def _policy(args: argparse.Namespace, output: Output) -> int:
+    _, staging = _open(args)
+    said = staging.change_policy(ExpiryPolicy(args.clockless == "yes", args.media_days * _DAY_S))
+    warning = "Whoever holds news back from such devices is noticed later, or not at all."
     return _carry_out(args, output, staging, said, warning)
 
 

@@ -4,8 +4,8 @@
 the devices: whoever has these keys decides what a fleet runs. The server's own keys, whose public
 halves are in its online.json, can only say what is current.
 
-A change of keys (`add`, `revoke`, `threshold`, `online`, `renew`) is staged as metadata that lacks
-signatures, and signed with the keys that are here. Where more must sign, take the files of
+A change of keys (`add`, `revoke`, `threshold`, `online`, `policy`, `renew`) is staged as metadata
+that lacks signatures, and signed with the keys that are here. Where more must sign, take the files of
 DIR/staged to the holders of the other keys, `skerry keys sign` them there, and `skerry keys merge`
 them back. Publish afterwards with `skerry release publish`.
 """
@@ -84,7 +84,14 @@ def _configure_changes(actions: argparse._SubParsersAction[argparse.ArgumentPars
     renew.add_argument(
         "--within", type=float, default=60.0, metavar="DAYS", help="how soon (60 if not given)"
     )
-    for action in (add, revoke, count, online, renew):
+    policy = actions.add_parser("policy", help="say what expiry means without clock or network")
+    policy.add_argument(
+        "--clockless", choices=("yes", "no"), required=True, help="may go by signed times alone"
+    )
+    policy.add_argument(
+        "--media-days", type=float, default=0.0, metavar="DAYS", help="grace on carried media"
+    )
+    for action in (add, revoke, count, online, renew, policy):
         _offer_repo(action)
         offer_passphrase(action)
         offer_yes(action)
