@@ -46,23 +46,17 @@ def _policy(stage: Stage, policy: ExpiryPolicy) -> None:
 
 
 def _medium(stage: Stage) -> Path:
-    place = stage.folder / "stick"
-    write_media(
-        place,
-        stage.image,
-        stage.director,
-        [DEV, DeviceId("dev-2")],
-        FolderBlobs(stage.operator.folder),
-    )
+    place, devices = stage.folder / "stick", [DEV, DeviceId("dev-2")]
+    blobs = FolderBlobs(stage.operator.folder)
+    write_media(place, stage.image, stage.director, devices, blobs)
     return place
 
 
 def _client(
     stage: Stage, fetcher: Fetcher, server: str, clock: FakeClock, **more: bool
 ) -> TrustedClient:
-    return TrustedClient(
-        stage.folder / "devices" / "dev-1", fetcher, device=DEV, server=server, clock=clock, **more
-    )
+    place = stage.folder / "devices" / "dev-1"
+    return TrustedClient(place, fetcher, device=DEV, server=server, clock=clock, **more)
 
 
 def _carried(stage: Stage, place: Path, clock: FakeClock | None = None) -> int | None:
@@ -106,8 +100,7 @@ def test_the_signed_policy_gives_a_stick_its_time_and_no_more(stage: Stage) -> N
     stage.clock.advance(20 * DAY)
     assert _carried(stage, place) == 1
     with pytest.raises(Refusal) as caught:
-        stage.device().assignment()  # the grace is for what was carried, not for a server
-        stage.image.refresh()
+        stage.device("dev-3").assignment()  # the grace is for what was carried, not for a server
     assert caught.value.rule is Rule.EXPIRED
     stage.clock.advance(20 * DAY)
     with pytest.raises(Refusal) as caught:

@@ -33,7 +33,7 @@ from skerry.updater.trust.expiry import ExpiryPolicy
 
 __all__ = ["Staging"]
 
-Edit = Callable[[Root], None]
+_Edit = Callable[[Root], None]
 
 
 class Staging:
@@ -48,14 +48,14 @@ class Staging:
         self._repository, self._clock = repository, clock
         self._staged = FolderMetadata(repository.folder / "staged")
 
-    def change_root_keys(self, edit: Edit) -> list[str]:
+    def change_root_keys(self, edit: _Edit) -> list[str]:
         """Stage a change to the keys that sign the roots of both repositories."""
         image, director = self._roots()
         files = {"image": self._next(image, edit), "director": self._next(director, edit)}
         self._stage({f"{name}/{r.version}.root.json": r for name, r in files.items()})
         return explained(image, files["image"])
 
-    def change_targets_keys(self, edit: Edit) -> list[str]:
+    def change_targets_keys(self, edit: _Edit) -> list[str]:
         """Stage a change to the keys that sign releases; the list of releases is signed anew."""
         image, _ = self._roots()
         root, targets = self._next(image, edit), self._repository.next_targets()
@@ -204,7 +204,7 @@ class Staging:
     def _roots(self) -> tuple[Root, Root]:
         return newest_root(self._repository.image), newest_root(self._repository.director)
 
-    def _next(self, root: Root, edit: Edit) -> Root:
+    def _next(self, root: Root, edit: _Edit) -> Root:
         return next_root(root, self._clock.now(), self._repository.limits.root_s, edit)
 
     def _stage(self, files: Mapping[str, Root | Targets]) -> None:

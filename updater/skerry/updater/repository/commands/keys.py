@@ -5,9 +5,9 @@ the devices: whoever has these keys decides what a fleet runs. The server's own 
 halves are in its online.json, can only say what is current.
 
 A change of keys (`add`, `revoke`, `threshold`, `online`, `policy`, `renew`) is staged as metadata
-that lacks signatures, and signed with the keys that are here. Where more must sign, take the files of
-DIR/staged to the holders of the other keys, `skerry keys sign` them there, and `skerry keys merge`
-them back. Publish afterwards with `skerry release publish`.
+that lacks signatures, and signed with the keys that are here. Where more must sign, take the files
+of DIR/staged to the holders of the other keys, `skerry keys sign` them there, and bring them back
+with `skerry keys merge`. Publish afterwards with `skerry release publish`.
 """
 
 from __future__ import annotations
