@@ -45,9 +45,8 @@ def _start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[byte
 class Children:
     """Everything the road has started."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._environment = {**os.environ, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def skerry(
@@ -78,7 +77,7 @@ class Children:
     def begin(self, name: str, *words: str | Path) -> subprocess.Popen[bytes]:
         """Start a long-lived `skerry` command under `name`."""
         command = [sys.executable, "-m", "skerry.cli.main", *map(str, words)]
-        child = _start(command, self._log(name), stdout=subprocess.DEVNULL, env=self._environment)
+        child = _start(command, self._log(name), stdout=subprocess.DEVNULL)
         self._running[name] = child
         return child
 
@@ -107,7 +106,7 @@ class Children:
         self, words: list[str], name: str, doing: Callable[[str], None] | None
     ) -> subprocess.CompletedProcess[str]:
         log = self._log(name)
-        environment = {**self._environment, "SKERRY_PROGRESS": "plain"}
+        environment = {**os.environ, "SKERRY_PROGRESS": "plain"}
         child = _start(
             [sys.executable, *words], log, stdout=subprocess.PIPE, env=environment, text=True
         )

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from skerry.devices.digest import Descriptor
+from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import DigestMismatch, UnavailableError
 from skerry.devices.files import Disk, write_atomically
 
@@ -102,10 +102,13 @@ class Partial:
             DigestMismatch: the bytes are not the blob; they are forgotten.
         """
         if self.size != self.blob.size or self._state.hexdigest() != self.blob.digest.hex:
-            found = f"{self.size} bytes of sha256:{self._state.hexdigest()[:12]}…"
+            found = Descriptor(Digest.from_hex(self._state.hexdigest()), self.size)
             self.discard()
             raise DigestMismatch(
-                f"fetched {found}, expected {self.blob.size} bytes", where=self.blob.digest
+                f"what was fetched is other content: {found.size} bytes with digest "
+                f"{found.digest.short}…, expected {self.blob.size}",
+                where=f"blob {self.blob.digest.short}…",
+                remedy="what the server holds was changed or damaged after it was signed",
             )
         try:
             self._disk.sync(self._file)
