@@ -18,8 +18,8 @@ from skerry.devices.clock import SystemClock
 from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError
 from skerry.updater.repository import (
-    Holders,
     DirectorRepository,
+    Holders,
     ImageRepository,
     OfflineRepository,
     OnlineKeys,
