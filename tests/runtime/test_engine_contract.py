@@ -1,5 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from fakes.bundles import BIAS, WEIGHT, linear, make_onnx
 from fakes.engine import FakeEngine
 from skerry.devices.errors import BundleError, UnavailableError, UnsupportedError
 from skerry.runtime.engine.base import Engine, EngineOptions
+from skerry.runtime.engine.caching import CacheLimits, CachingEngine
+from skerry.runtime.engine.isolated import IsolatedEngine, IsolationLimits
 from skerry.runtime.engine.select import available_formats, open_engine
 
 DATA = Path(__file__).parent / "data"
@@ -21,14 +24,23 @@ ENGINES: dict[str, Make] = {
     "onnxruntime, 2 threads": lambda tmp: open_engine(
         "onnx", make_onnx(tmp / "m.onnx"), EngineOptions(threads=2)
     ),
+    "onnxruntime, cached": lambda tmp: CachingEngine(
+        open_engine("onnx", make_onnx(tmp / "m.onnx")), CacheLimits()
+    ),
+    "onnxruntime, isolated": lambda tmp: IsolatedEngine(
+        "onnx", make_onnx(tmp / "m.onnx"), EngineOptions(), IsolationLimits()
+    ),
     "litert, batch of 1": lambda tmp: open_engine("tflite", DATA / "linear.tflite"),
     "fake": lambda tmp: FakeEngine(WEIGHT.T, 0.0),
 }
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
-    return ENGINES[request.param](tmp_path)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    engine = ENGINES[request.param](tmp_path)
+    yield engine
+    with suppress(AttributeError):  # closed already
+        engine.close()
 
 
 def _expected(engine: Engine, x: np.ndarray) -> np.ndarray:

@@ -42,6 +42,7 @@ DATATYPES = {
     "float64": "FP64",
 }
 _DTYPES = {datatype: np.dtype(name) for name, datatype in DATATYPES.items()}
+_DATATYPE_OF = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 _LARGEST_RANK = 16
 
 
@@ -152,7 +153,7 @@ def output_tensors(
     """Outputs as tensors of a response, and the bytes of those for which `binary` holds."""
     tensors, parts = [], []
     for name, array in outputs.items():
-        datatype, data, parameters = DATATYPES[array.dtype.name], None, None
+        datatype, data, parameters = _DATATYPE_OF[array.dtype], None, None
         if binary(name):
             parts.append(array.tobytes())
             parameters = {"binary_data_size": array.nbytes}

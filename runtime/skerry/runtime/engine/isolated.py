@@ -1,0 +1,170 @@
+"""An engine that can crash, hang or run out of memory without taking its caller along.
+
+It runs in a process of its own. A call that is not answered in time ends with that process killed;
+a process that died is replaced at the next call, at most once per `restart_s`. The call that was
+hit gets a typed error, so that a fallback can answer it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from numpy.typing import NDArray
+
+from skerry.devices.errors import BundleError, CancelledError, UnavailableError
+from skerry.runtime.bundle.card import Format, TensorSpec
+from skerry.runtime.engine._frames import receive, send
+from skerry.runtime.engine.base import Arrays, EngineOptions
+
+__all__ = ["IsolatedEngine", "IsolationLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationLimits:
+    """What an engine's process may take.
+
+    Attributes:
+        start_s: how long it may take to load the artifact.
+        call_s: how long a call may take, waiting for its turn included.
+        restart_s: the least time between two starts.
+        memory_bytes: of address space; 0 for no limit.
+    """
+
+    start_s: float = 30.0
+    call_s: float = 10.0
+    restart_s: float = 0.5
+    memory_bytes: int = 0
+
+
+class IsolatedEngine:
+    """`Engine` in a child process. Calls from several threads take turns.
+
+    Raises:
+        BundleError: the engine refuses the file.
+        UnavailableError: the process did not start.
+    """
+
+    def __init__(
+        self, form: Format, path: Path, options: EngineOptions, limits: IsolationLimits
+    ) -> None:
+        self._form, self._path, self._options, self._limits = form, path, options, limits
+        self._lock = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._lifeline = -1
+        self._started = 0.0
+        self._closed = False
+        self.starts = 0
+        self.name = ""
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs the engine now, if one does."""
+        return None if self._process is None else self._process.pid
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Compute every output in the child.
+
+        Raises:
+            CancelledError: no answer in time; the process was killed.
+            UnavailableError: the process died, or the engine failed.
+        """
+        until = time.monotonic() + self._limits.call_s
+        if not self._lock.acquire(timeout=self._limits.call_s):
+            raise CancelledError(f"no turn within {self._limits.call_s:g} s", where="engine")
+        try:
+            if self._socket is None:
+                self._restart()
+            return self._call(dict(inputs), until)
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """End the process."""
+        self._closed = True
+        self._end()
+
+    def _call(self, inputs: dict[str, NDArray[Any]], until: float) -> dict[str, NDArray[Any]]:
+        assert self._socket is not None
+        try:
+            self._socket.settimeout(max(0.001, until - time.monotonic()))
+            send(self._socket, inputs)
+            frame, outputs = receive(self._socket)
+        except TimeoutError as error:
+            self._end()
+            raise CancelledError(
+                f"no answer within {self._limits.call_s:g} s; its process was ended", where="engine"
+            ) from error
+        except (EOFError, OSError, ValueError) as error:
+            how = self._end()
+            raise UnavailableError(f"its process died ({how})", where="engine") from error
+        if frame.error is not None:
+            raise UnavailableError(frame.error, where="engine")
+        return outputs
+
+    def _restart(self) -> None:
+        if self._closed:
+            raise UnavailableError("the engine is closed", where=self._path)
+        if time.monotonic() - self._started < self._limits.restart_s:
+            raise UnavailableError("its process died and is not back yet", where="engine")
+        self._start()
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self.starts += 1
+        ours, theirs = socket.socketpair()
+        end, self._lifeline = os.pipe()
+        what = [self._form, str(self._path), str(self._options.threads)]
+        handles = [theirs.fileno(), end]
+        words = [*map(str, handles), *what, str(self._limits.memory_bytes)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "skerry.runtime.engine.worker", *words],
+                stdin=subprocess.DEVNULL,
+                pass_fds=handles,
+            )
+        finally:
+            theirs.close()
+            os.close(end)
+        self._socket = ours
+        ours.settimeout(self._limits.start_s)
+        try:
+            hello, _ = receive(ours)
+        except (EOFError, OSError, ValueError) as error:
+            how = self._end()
+            raise UnavailableError(f"its process did not start ({how})", where="engine") from error
+        if hello.error is not None:
+            self._end()
+            raise BundleError(hello.error, where=self._path)
+        self.name, self.inputs, self.outputs = hello.name, hello.inputs, hello.outputs
+
+    def _end(self) -> str:
+        """Kill the process and forget it. Returns how it ended."""
+        sock, self._socket = self._socket, None
+        process, self._process = self._process, None
+        if sock is not None:
+            sock.close()
+        if process is None:
+            return "ended"
+        os.close(self._lifeline)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+        code = process.poll()
+        process.kill()
+        process.wait()
+        if code is None:
+            return "killed"
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
