@@ -6,26 +6,25 @@ import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from skerry.devices.digest import digest_file
 from skerry.devices.errors import CancelledError, InputError
 from skerry.devices.files import Disk, RealDisk, replacing
-from skerry.updater.delta.codec import pack, sized
+from skerry.updater.delta.formats import find_tensors
 from skerry.updater.delta.limits import Limits
-from skerry.updater.delta.program import Kind, Operation, encode_program
-from skerry.updater.delta.segment import Method
+from skerry.updater.delta.matching import Match, match
+from skerry.updater.delta.packing import pack_copy, pack_program, pack_whole
+from skerry.updater.delta.program import Kind, Operation
 from skerry.updater.delta.stat import DeltaStat, stat
+from skerry.updater.delta.structure import Gaps, align
 from skerry.updater.delta.wire import Header, base_digest, seal, varint, write_header
 
 __all__ = ["create"]
 
 _SEGMENT_BYTES = 4 << 20
 _DICTIONARY_BYTES = 16 << 20
-_SUFFIX_SORT_BYTES = 2 << 20
-_REPETITIVE = 0.05
 
 
 def create(
@@ -62,7 +61,7 @@ def create(
         with replacing(patch, disk=disk) as out:
             header = Header(now.size, was.size, base_digest(start), same)
             state = hashlib.sha256()
-            for part in _parts(header, base, target):
+            for part in _parts(header, base, target, old, new):
                 if cancelled is not None and cancelled():
                     raise CancelledError("the patch was not made to its end", where=patch)
                 state.update(part)
@@ -72,12 +71,13 @@ def create(
     return stat(patch)
 
 
-def _parts(header: Header, base: memoryview, target: memoryview) -> Iterator[bytes]:
+def _parts(
+    header: Header, base: memoryview, target: memoryview, old: Path, new: Path
+) -> Iterator[bytes]:
     """The patch but for its seal: the header, then each segment."""
     yield write_header(header)
     if not header.same:
-        for begin, end in _cuts(len(target)):
-            yield _segment(base, target[begin:end], begin)
+        yield from _segments(base, target, old, new)
 
 
 @contextmanager
@@ -95,67 +95,105 @@ def _mapped(path: Path, limits: Limits) -> Iterator[memoryview]:
         raise InputError(f"cannot read: {error.strerror}", where=path) from error
 
 
-def _cuts(size: int) -> Iterator[tuple[int, int]]:
-    step = size if size <= 2 * _SEGMENT_BYTES else _SEGMENT_BYTES
-    for begin in range(0, size, step or 1):
-        yield begin, min(begin + step, size)
+def _plan(
+    base: memoryview, target: memoryview, old: Path, new: Path
+) -> list[tuple[int, Operation]]:
+    """Operations that make `target`, with the offset of each, as far as tensors are known."""
+    pairs = match(find_tensors(base, old), find_tensors(target, new), base, target)
+    found: list[tuple[int, Operation]] = []
+    for pair in pairs:
+        length, at = pair.new.length, pair.new.offset
+        was = base[pair.base : pair.base + length]
+        if was == target[at : at + length]:
+            found.append((at, Operation(Kind.COPY, length, pair.base)))
+        else:
+            found.extend(_pieces(at, pair))
+    taken = sorted({(pair.base, pair.new.length) for pair in pairs})
+    rest = align(Gaps(base, taken), Gaps(target, [(p.new.offset, p.new.length) for p in pairs]))
+    return sorted([*found, *rest], key=lambda entry: entry[0])
 
 
-def _segment(base: memoryview, target: memoryview, begin: int) -> bytes:
-    """The framed segment that makes `target`, which lies at `begin` of the new file."""
-    low = max(0, min(begin - _SEGMENT_BYTES, len(base) - _DICTIONARY_BYTES))
-    near = bytes(base[low : low + _DICTIONARY_BYTES])
-    data = bytes(target)
-    candidates = [bytes([Method.PACKED, 0]) + pack(data)]
-    if near:
-        dictionary = varint(len(near)) + varint(low)
-        candidates.append(bytes([Method.PACKED]) + dictionary + pack(data, near, thorough=False))
-        if len(near) <= _SUFFIX_SORT_BYTES and not _repetitive(near + data):
-            candidates.append(_program(_suffix_matches(near, low, data), near, low, data))
-    payload = min(candidates, key=len)
-    return varint(len(data)) + varint(len(payload)) + payload
+def _pieces(at: int, pair: Match) -> Iterator[tuple[int, Operation]]:
+    """A tensor's operation, or several of some rows each where it is large."""
+    geometry = pair.geometry
+    height, width, rows, columns = geometry.sizes
+    plain = geometry.old_order == geometry.new_order
+    outermost = next((axis for axis in geometry.new_order if geometry.sizes[axis] > 1), 3)
+    if geometry.length <= _SEGMENT_BYTES or not plain or outermost not in (2, 3):
+        yield at, Operation(Kind.TENSOR, geometry.length, pair.base, geometry)
+        return
+    each = geometry.length // geometry.sizes[outermost]
+    step = max(1, _SEGMENT_BYTES // each)
+    for first in range(0, geometry.sizes[outermost], step):
+        count = min(step, geometry.sizes[outermost] - first)
+        sizes = (height, width, count, columns) if outermost == 2 else (height, width, rows, count)
+        part = replace(geometry, sizes=sizes)
+        yield (
+            at + first * each,
+            Operation(Kind.TENSOR, part.length, pair.base + first * each, part),
+        )
 
 
-def _repetitive(data: bytes) -> bool:
-    """Whether a suffix sort would take for ever on `data`."""
-    return len(pack(data, thorough=False, level=1)) < _REPETITIVE * len(data)
+def _merged(planned: Sequence[tuple[int, Operation]]) -> list[Operation]:
+    """Neighbouring copies and literals made one."""
+    merged: list[Operation] = []
+    for _, operation in planned:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and last.kind == operation.kind != Kind.TENSOR
+            and (last.kind == Kind.LITERAL or last.base + last.length == operation.base)
+        ):
+            merged[-1] = replace(last, length=last.length + operation.length)
+        else:
+            merged.append(operation)
+    return merged
 
 
-def _suffix_matches(near: bytes, low: int, data: bytes) -> Sequence[Operation]:
-    """Operations by bsdiff's alignment (Percival, 2003)."""
-    import bsdiff4.core
-
-    control, _, _ = bsdiff4.core.diff(near, data)
-    magnitudes = np.frombuffer(control, "<u8")
-    signs = np.where(magnitudes >> 63, -1, 1)
-    triples = (signs * (magnitudes & ~np.uint64(1 << 63)).astype(np.int64)).reshape(-1, 3)
-    operations, at = [], 0
-    for added, literal, seek in triples.tolist():
-        if added:
-            operations.append(Operation(Kind.ADD, added, low + at))
-        if literal:
-            operations.append(Operation(Kind.LITERAL, literal))
-        at += added + seek
-    return operations
-
-
-def _program(operations: Sequence[Operation], near: bytes, low: int, data: bytes) -> bytes:
-    literal, difference, at = bytearray(), bytearray(), 0
+def _cuts(operations: Sequence[Operation], size: int) -> Iterator[Sequence[Operation]]:
+    """Operations in groups that make one segment each."""
+    most = size if size <= 2 * _SEGMENT_BYTES else _SEGMENT_BYTES
+    group: list[Operation] = []
+    filled = 0
     for operation in operations:
-        piece = data[at : at + operation.length]
-        at += operation.length
-        if operation.kind == Kind.LITERAL:
-            literal += piece
-        elif operation.kind == Kind.ADD:
-            start = operation.base - low
-            was = np.frombuffer(near, np.uint8, operation.length, start)
-            difference += (np.frombuffer(piece, np.uint8) - was).tobytes()
-    program = encode_program(operations)
-    return b"".join(
-        [
-            bytes([Method.PROGRAM, 0]),
-            varint(len(program)) + sized(pack(program)),
-            sized(pack(bytes(literal))),
-            sized(pack(bytes(difference))),
-        ]
-    )
+        rest = operation
+        while filled + rest.length > most:
+            room = most - filled
+            if rest.kind == Kind.TENSOR or not room:
+                yield group
+                group, filled = [], 0
+                if rest.kind == Kind.TENSOR:
+                    break
+                continue
+            group.append(replace(rest, length=room))
+            rest = replace(rest, length=rest.length - room, base=rest.base + room)
+            yield group
+            group, filled = [], 0
+        group.append(rest)
+        filled += rest.length
+    if group:
+        yield group
+
+
+def _segments(base: memoryview, target: memoryview, old: Path, new: Path) -> Iterator[bytes]:
+    at = 0
+    for group in _cuts(_merged(_plan(base, target, old, new)), len(target)):
+        length = sum(operation.length for operation in group)
+        yield _segment(group, base, target[at : at + length], at)
+        at += length
+
+
+def _segment(
+    operations: Sequence[Operation], base: memoryview, target: memoryview, begin: int
+) -> bytes:
+    """The framed segment that makes `target`, which lies at `begin` of the new file."""
+    if len(operations) == 1 and operations[0].kind == Kind.COPY:
+        payload = pack_copy(operations[0].base)
+    else:
+        candidates = [pack_program(operations, base, target)]
+        low = max(0, min(begin - _SEGMENT_BYTES, len(base) - _DICTIONARY_BYTES))
+        near = base[low : low + _DICTIONARY_BYTES]
+        candidates.append(pack_whole(bytes(target), base[:0], 0))
+        candidates.append(pack_whole(bytes(target), near, low, thorough=False))
+        payload = min(candidates, key=len)
+    return varint(len(target)) + varint(len(payload)) + payload

@@ -20,6 +20,7 @@ class Limits:
         dictionary_bytes: most bytes of the base that a segment may use as a dictionary.
         segments: most segments in a patch.
         operations: most operations in the program of one segment.
+        lanes: most lanes of a tensor stream.
         shapes: most tensor geometries in the program of one segment.
     """
 
@@ -30,3 +31,4 @@ class Limits:
     segments: int = 1 << 20
     operations: int = 1 << 18
     shapes: int = 4096
+    lanes: int = 1 << 14

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from skerry.devices.errors import BundleError
+from skerry.updater.delta.geometry import Geometry
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.wire import Reader, signed, varint
 
@@ -25,6 +26,7 @@ class Kind(IntEnum):
     COPY = 0  # the base, as they are
     LITERAL = 1  # the segment's literal stream
     ADD = 2  # the base plus the segment's difference stream, byte by byte, modulo 256
+    TENSOR = 3  # a tensor of the base plus the segment's tensor stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +37,30 @@ class Operation:
         kind: where the bytes come from.
         length: how many bytes of the result it makes.
         base: where in the base it reads; not used by a literal.
+        geometry: how a tensor lies in both files.
     """
 
     kind: Kind
     length: int
     base: int = 0
+    geometry: Geometry | None = None
 
 
 def encode_program(operations: Iterable[Operation]) -> bytes:
     """The bytes of a program."""
     out, at = bytearray(), 0
+    known: dict[Geometry, int] = {}
     for operation in operations:
         reads = operation.kind != Kind.LITERAL
         seeks = reads and operation.base != at
-        out += varint(operation.length << 3 | (_SEEK if seeks else 0) | operation.kind)
+        geometry = operation.geometry
+        first = geometry is not None and geometry not in known
+        size = operation.length
+        if geometry is not None:
+            size = known.setdefault(geometry, len(known))
+        out += varint(size << 3 | (_SEEK if seeks else 0) | operation.kind)
+        if first and geometry is not None:
+            out += geometry.encode()
         if seeks:
             out += varint(signed(operation.base - at))
         if reads:
@@ -65,14 +77,18 @@ def decode_program(
         BundleError: it is malformed, or makes other than `new_length` bytes.
     """
     operations: list[Operation] = []
+    known: list[Geometry] = []
     reader, at, made = Reader(data, "program"), 0, 0
     while reader.left:
         head = reader.varint(limits.file_bytes << 3)
-        length = head >> 3
-        try:
-            kind = Kind(head & 3)
-        except ValueError as error:
-            raise BundleError("unknown operation in a program", remedy="update skerry") from error
+        kind, length, geometry = Kind(head & 3), head >> 3, None
+        if kind == Kind.TENSOR:
+            if length == len(known) < limits.shapes:
+                known.append(Geometry.decode(reader, new_length))
+            if length >= len(known):
+                raise BundleError("a program names a tensor shape that it does not give")
+            geometry = known[length]
+            length = geometry.length
         base = at
         if head & _SEEK:
             base += reader.signed(limits.file_bytes)
@@ -82,7 +98,7 @@ def decode_program(
             raise BundleError("a program reaches beyond its files")
         if len(operations) >= limits.operations:
             raise BundleError(f"a program has more than {limits.operations} operations")
-        operations.append(Operation(kind, length, base))
+        operations.append(Operation(kind, length, base, geometry))
         if reads:
             at = base + length
     if made != new_length:

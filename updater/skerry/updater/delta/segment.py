@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -12,6 +12,8 @@ from skerry.devices.errors import BundleError
 from skerry.updater.delta.codec import unpack
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.program import Kind, Operation, decode_program
+from skerry.updater.delta.rans import Decoder
+from skerry.updater.delta.tensors import code_tensors
 from skerry.updater.delta.wire import Reader
 
 __all__ = ["Method", "ReadBase", "Streams", "decode_segment", "read_streams"]
@@ -25,7 +27,7 @@ class Method(IntEnum):
 
     COPY = 0  # a range of the base
     PACKED = 1  # one packed stream, with a range of the base as dictionary
-    PROGRAM = 2  # operations over base, literals, differences
+    PROGRAM = 2  # operations over base, literals, differences, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Streams:
     operations: Sequence[Operation]
     literal: bytes
     difference: bytes
+    coder: Decoder | None
 
 
 def decode_segment(
@@ -65,8 +68,9 @@ def read_streams(
     sums = [sum(op.length for op in operations if op.kind == kind) for kind in Kind]
     literal = unpack(reader.take(reader.varint(limits.payload_bytes)), sums[Kind.LITERAL], base)
     difference = unpack(reader.take(reader.varint(limits.payload_bytes)), sums[Kind.ADD])
+    coder = _coder(reader, limits) if sums[Kind.TENSOR] else None
     reader.end()
-    return Streams(operations, literal, difference)
+    return Streams(operations, literal, difference, coder)
 
 
 def _dictionary(reader: Reader, read: ReadBase, old_size: int, limits: Limits) -> bytes:
@@ -79,6 +83,15 @@ def _dictionary(reader: Reader, read: ReadBase, old_size: int, limits: Limits) -
     return read(offset, length)
 
 
+def _coder(reader: Reader, limits: Limits) -> Decoder:
+    lanes = 1 << reader.byte()
+    if lanes > limits.lanes:
+        raise BundleError(f"{lanes} lanes, at most {limits.lanes} are allowed")
+    states = np.frombuffer(reader.take(4 * lanes), "<u4")
+    words = np.frombuffer(reader.take(2 * reader.varint(limits.payload_bytes // 2)), "<u2")
+    return Decoder(states, words, bytes(reader.take(reader.left)))
+
+
 def _stream(reader: Reader, most: int) -> bytes:
     size = reader.varint(most)
     return unpack(reader.take(reader.varint(most)), size)
@@ -88,6 +101,7 @@ def _run(streams: Streams, read: ReadBase) -> bytes:
     parts: list[bytes | memoryview] = []
     literal, difference = memoryview(streams.literal), np.frombuffer(streams.difference, np.uint8)
     literal_at = difference_at = 0
+    tensors = _tensors(streams, read)
     for operation in streams.operations:
         length = operation.length
         match operation.kind:
@@ -100,4 +114,19 @@ def _run(streams: Streams, read: ReadBase) -> bytes:
                 base = np.frombuffer(read(operation.base, length), np.uint8)
                 parts.append((base + difference[difference_at : difference_at + length]).tobytes())
                 difference_at += length
+            case Kind.TENSOR:
+                parts.append(next(tensors))
+    if streams.coder is not None:
+        streams.coder.end()
     return b"".join(parts)
+
+
+def _tensors(streams: Streams, read: ReadBase) -> Iterator[bytes]:
+    found = [(op.base, op.geometry) for op in streams.operations if op.geometry is not None]
+    if streams.coder is None:
+        return iter(())
+
+    def old(i: int) -> bytes:
+        return read(found[i][0], found[i][1].length)
+
+    return code_tensors(streams.coder, [geometry for _, geometry in found], old)

@@ -1,0 +1,222 @@
+"""Pairs of model files such as updates are made of: public CIFAR ResNets, fine-tuned on JPEGs.
+
+Seeded, from the shared data alone. Each model is tuned in four ways, and each result is emitted as
+fp32, fp16 and int8 in ONNX, TFLite and Core ML; two more variants rename and reorder tensors.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from skerry.converter.emit import Signature, emit
+from skerry.converter.quantize import Scheme, calibrate
+from skerry.runtime.bundle.card import TensorSpec
+
+__all__ = ["KINDS", "Pair", "make_pairs"]
+
+_DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data"))
+_IMAGES = 10_000
+_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far a model is moved from where it was."""
+
+    steps: int
+    rate: float
+    head_only: bool = False
+
+
+KINDS = {
+    "head": Tuning(60, 1e-2, head_only=True),
+    "light": Tuning(30, 2.5e-4),
+    "moderate": Tuning(60, 2e-3),
+    "hard": Tuning(150, 1e-2),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two versions of one file."""
+
+    name: str
+    old: Path
+    new: Path
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.grows, self.pad = stride > 1, (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)) if self.grows else x
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)) + kept)
+
+
+class _ResNet(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        blocks = (depth - 2) // 6
+        self.layer1 = self._layer(blocks, 16, 16)
+        self.layer2 = self._layer(blocks, 16, 32)
+        self.layer3 = self._layer(blocks, 32, 64)
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _layer(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
+        first = _Block(inputs, outputs, 1 if inputs == outputs else 2)
+        return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+def _public(depth: int) -> _ResNet:
+    model = _ResNet(depth)
+    path = next((_DATA / "models" / "resnet-cifar").glob(f"resnet{depth}-*.th"))
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    return model
+
+
+def _images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The first images of the training set in a seeded order: pixels [N, 32, 32, 3], labels."""
+    with tarfile.open(_DATA / "cifar10-jpeg" / "train.tar") as tar:
+        members = sorted(m.name for m in tar if m.isfile() and m.name.endswith(".jpg"))
+        chosen = np.random.default_rng(0).permutation(len(members))[:_IMAGES]
+        classes = sorted({Path(name).parent.name for name in members})
+        pixels, labels = [], []
+        for name in (members[i] for i in chosen):
+            file = tar.extractfile(name)
+            assert file is not None
+            image = Image.open(io.BytesIO(file.read())).convert("RGB")
+            pixels.append(np.asarray(image))
+            labels.append(classes.index(Path(name).parent.name))
+    return np.stack(pixels), np.array(labels)
+
+
+def _prepared(pixels: NDArray[np.uint8]) -> Tensor:
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
+
+
+def _tuned(
+    depth: int, how: Tuning, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> _ResNet:
+    model = _public(depth)
+    model.train(not how.head_only)
+    tuned = (model.linear if how.head_only else model).parameters()
+    optimizer = torch.optim.SGD(tuned, how.rate, momentum=0.9, weight_decay=1e-4)
+    draw = np.random.default_rng(0)
+    for _ in range(how.steps):
+        rows = draw.integers(0, len(pixels), 128)
+        batch = _prepared(pixels[rows])
+        if draw.random() < 0.5:
+            batch = batch.flip(3)
+        loss = F.cross_entropy(model(batch), torch.from_numpy(labels[rows]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def _emitted(model: nn.Module, pixels: NDArray[np.uint8], folder: Path) -> dict[str, Path]:
+    """Every format × precision of `model`, by name, below `folder`."""
+    example = (_prepared(pixels[:1]),)
+    signature = Signature(
+        inputs=(TensorSpec(name="image", dtype="float32", shape=(-1, 3, 32, 32)),),
+        outputs=(TensorSpec(name="scores", dtype="float32", shape=(-1, 10)),),
+    )
+    batches = [(_prepared(pixels[i : i + 64]),) for i in range(0, 512, 64)]
+    quantized = calibrate(model, example, batches, Scheme())
+    made = {}
+    for precision in ("fp32", "fp16", "int8"):
+        source = quantized if precision == "int8" else model
+        for form in ("onnx", "tflite", "coreml"):
+            where = folder / f"{form}-{precision}"
+            where.mkdir(parents=True, exist_ok=True)
+            path = emit(form, precision, source, example, signature, where).path
+            made[f"{form}-{precision}"] = _packed(path) if path.is_dir() else path
+    made["onnx-int8-renamed"] = _renamed(made["onnx-int8"])
+    made["onnx-int8-reordered"] = _reordered(made["onnx-int8"])
+    return made
+
+
+def _packed(package: Path) -> Path:
+    """A Core ML package as one tar, as it travels in a bundle."""
+    path = package.with_suffix(".tar")
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for file in sorted(p for p in package.rglob("*") if p.is_file()):
+            info = tarfile.TarInfo(str(file.relative_to(package)))
+            info.size = file.stat().st_size
+            with file.open("rb") as source:
+                tar.addfile(info, source)
+    return path
+
+
+def _renamed(path: Path) -> Path:
+    model = onnx.load(path)
+    names = {t.name: f"weights_of_release_two_{i}" for i, t in enumerate(model.graph.initializer)}
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+    return _saved(model, path.with_name("renamed.onnx"))
+
+
+def _reordered(path: Path) -> Path:
+    model = onnx.load(path)
+    tensors = list(model.graph.initializer)
+    order = np.random.default_rng(0).permutation(len(tensors))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensors[i] for i in order)
+    return _saved(model, path.with_name("reordered.onnx"))
+
+
+def _saved(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def make_pairs(folder: Path, depths: tuple[int, ...] = (20, 56)) -> Iterator[Pair]:
+    """Train, quantize and emit below `folder`, and yield the pairs.
+
+    The renamed and the reordered variants are the new file of a pair whose old file is neither.
+    """
+    torch.manual_seed(0)
+    pixels, labels = _images()
+    for depth in depths:
+        name = f"resnet{depth}"
+        before = _emitted(_public(depth).eval(), pixels, folder / f"{name}-base")
+        for kind, how in KINDS.items():
+            after = _emitted(
+                _tuned(depth, how, pixels, labels), pixels, folder / f"{name}-{kind}"
+            )
+            for variant, new in after.items():
+                old = before[variant.removesuffix("-renamed").removesuffix("-reordered")]
+                yield Pair(f"{name}/{kind}/{variant}", old, new)

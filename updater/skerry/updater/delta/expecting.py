@@ -1,0 +1,129 @@
+"""Choose, for one tensor, what differences its coder should expect: the analysis of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.updater.delta.geometry import Element, Geometry, Unsigned
+from skerry.updater.delta.tables import LEVELS, LOWEST_LEVEL, expected
+from skerry.updater.delta.tensors import RATIO_BITS, Expectation, scaled
+from skerry.updater.delta.tokens import RAW_BITS, split
+
+__all__ = ["expectation"]
+
+_SIDE_BITS = 2.0
+_RATIO_COST = 7.0
+_EVIDENCE = 3.0
+_LEAST = 2.0**-9
+
+_Floats = NDArray[np.float64]
+
+
+@cache
+def _costs() -> NDArray[np.float32]:
+    """Bits of each token at each level, as first expected."""
+    levels = range(LOWEST_LEVEL, LOWEST_LEVEL + LEVELS)
+    parts = np.stack([expected(level) for level in levels]) + 1e-3
+    bits: NDArray[np.float32] = (16 - np.log2(parts) + RAW_BITS).astype(np.float32)
+    return bits
+
+
+def expectation(geometry: Geometry, old: Unsigned, new: Unsigned) -> Expectation:
+    """The expectation under which the differences of `new` and `old` take the fewest bits.
+
+    Args:
+        geometry: of the tensor.
+        old, new: its elements [planes, rows, columns].
+    """
+    element = geometry.element
+    best, least = None, np.inf
+    for ratios in _ratios(element, old, new):
+        values = _differences(element, old, new, ratios)
+        exponents = element.exponents(old)
+        size = np.abs(values) * np.exp2(exponents - exponents.max()) if values.size else values
+        lift = 2 * int(exponents.max())
+        tokens = split(values.ravel())[0].reshape(values.shape)
+        for candidate, side in _candidates(size.astype(np.float64), lift, ratios):
+            cost = side + _cost(candidate, tokens, exponents)
+            if cost < least:
+                best, least = candidate, cost
+    assert best is not None
+    return best
+
+
+def _differences(
+    element: Element, old: Unsigned, new: Unsigned, ratios: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    reference = element.ordered(old)
+    if ratios is not None:
+        planes = [scaled(plane, ratios)[0] for plane in old]
+        reference = np.stack(planes).astype(np.uint8)
+    return element.differences(element.ordered(new), reference)
+
+
+def _ratios(element: Element, old: Unsigned, new: Unsigned) -> Iterator[NDArray[np.int64] | None]:
+    """No ratios, and those that fit each row best, where a row is long enough to tell."""
+    yield None
+    if element is not Element.INT8 or old.shape[0] * old.shape[2] < 16:
+        return
+    was = old.view(np.int8).astype(np.float64)
+    now = new.view(np.int8).astype(np.float64)
+    fit = (was * now).sum((0, 2)) / np.maximum((was * was).sum((0, 2)), 1)
+    ratios = np.clip(np.rint((fit - 1) * (1 << RATIO_BITS)), -512, 512).astype(np.int64)
+    before = np.log2(1 + np.abs(now - was)).sum((0, 2))
+    moved = np.stack([scaled(plane, ratios)[0] for plane in old])
+    after = np.log2(1 + np.abs(now - moved)).sum((0, 2))
+    ratios[after > before - _RATIO_COST] = 0
+    if ratios.any():
+        yield ratios
+
+
+def _candidates(
+    size: _Floats, lift: int, ratios: NDArray[np.int64] | None
+) -> Iterator[tuple[Expectation, float]]:
+    """Expectations with and without rows and columns, and the bits these take themselves."""
+    _, rows, columns = size.shape
+    paid = 0.0 if ratios is None else _RATIO_COST * np.count_nonzero(ratios) + len(ratios)
+    mean = max(float(size.mean()), _LEAST)
+    level = int(_levels(np.array([mean]))[0])
+    yield Expectation(level + lift, ratios=ratios), paid
+    by_row = _shrunk(size.sum((0, 2)), np.full(rows, float(size.size // rows)), mean)
+    added = _levels(by_row) - level
+    if rows > 1 and size.size // rows > 1:
+        yield Expectation(level + lift, rows=added, ratios=ratios), paid + _SIDE_BITS * rows
+    if columns > 1 and rows > 1:
+        over = (size / by_row[:, None]).sum((0, 1))
+        ratio = _shrunk(over, np.full(columns, float(size.size // columns)), 1.0, 1 / mean)
+        across = np.rint(2 * np.log2(ratio)).astype(np.int64)
+        side = paid + _SIDE_BITS * (rows + columns)
+        yield Expectation(level + lift, added, across, ratios), side
+        plain = _shrunk(size.sum((0, 1)), np.full(columns, float(size.size // columns)), mean)
+        alone = _levels(plain) - level
+        yield Expectation(level + lift, None, alone, ratios), paid + _SIDE_BITS * columns
+
+
+def _levels(mean: _Floats) -> NDArray[np.int64]:
+    """The levels whose two-sided geometric distributions have these mean magnitudes."""
+    scale = ((mean - 1) + np.sqrt(mean * mean + 1)) / 2
+    levels: NDArray[np.int64] = np.rint(2 * np.log2(scale)).astype(np.int64)
+    return levels
+
+
+def _shrunk(total: _Floats, count: _Floats, mean: float, weight: float | None = None) -> _Floats:
+    """Means drawn towards `mean` where there is little evidence."""
+    pseudo = _EVIDENCE * max(1.0, 1 / mean if weight is None else weight)
+    means: _Floats = np.maximum((total + pseudo * mean) / (count + pseudo), mean / 64)
+    return means
+
+
+def _cost(candidate: Expectation, tokens: NDArray[np.uint8], exponents: NDArray[np.int64]) -> float:
+    levels = np.full(tokens.shape, candidate.level - LOWEST_LEVEL, np.int64) - 2 * exponents
+    if candidate.rows is not None:
+        levels += candidate.rows[:, None]
+    if candidate.columns is not None:
+        levels += candidate.columns
+    return float(_costs()[np.clip(levels, 0, LEVELS - 1), tokens].sum(dtype=np.float64))

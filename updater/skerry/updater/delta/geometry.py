@@ -1,0 +1,132 @@
+"""How a tensor lies in the two files, and its elements as integers whose differences are small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from itertools import permutations
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.devices.errors import BundleError
+from skerry.updater.delta.wire import Reader, varint
+
+__all__ = ["ORDERS", "Element", "Geometry", "Unsigned"]
+
+ORDERS = tuple(permutations(range(4)))
+"""The ways in which four axes may follow one another in a file, in lexicographic order."""
+
+Unsigned = NDArray[np.unsignedinteger]
+
+
+class Element(IntEnum):
+    """What the elements of a tensor are, all little-endian."""
+
+    INT8 = 0
+    INT16 = 1
+    INT32 = 2
+    FLOAT16 = 3
+    BFLOAT16 = 4
+    FLOAT32 = 5
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one element."""
+        return (1, 2, 4, 2, 2, 4)[self]
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The unsigned integers of that size."""
+        return np.dtype(f"<u{self.bytes}")
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Stored mantissa bits; 0 for an integer."""
+        return (0, 0, 0, 10, 7, 23)[self]
+
+    def ordered(self, bits: Unsigned) -> Unsigned:
+        """Bit patterns → integers in the order of the values, neighbours one apart."""
+        if not self.mantissa_bits:
+            return bits
+        sign = self.dtype.type(1 << (8 * self.bytes - 1))
+        return np.where(bits & sign, ~bits, bits | sign)
+
+    def patterns(self, ordered: Unsigned) -> Unsigned:
+        """What `ordered` was given."""
+        if not self.mantissa_bits:
+            return ordered
+        sign = self.dtype.type(1 << (8 * self.bytes - 1))
+        return np.where(ordered & sign, ordered ^ sign, ~ordered)
+
+    def exponents(self, bits: Unsigned) -> NDArray[np.int64]:
+        """The biased exponents, at least 1; 0 for integers."""
+        if not self.mantissa_bits:
+            return np.zeros(bits.shape, np.int64)
+        mask = (1 << (8 * self.bytes - 1 - self.mantissa_bits)) - 1
+        shifted = (bits >> self.dtype.type(self.mantissa_bits)).astype(np.int64)
+        exponents: NDArray[np.int64] = np.maximum(shifted & mask, 1)
+        return exponents
+
+    def differences(self, new: Unsigned, old: Unsigned) -> NDArray[np.int64]:
+        """new − old of ordered integers, modulo their size, as signed."""
+        signed: NDArray[np.int64] = (new - old).view(f"<i{self.bytes}").astype(np.int64)
+        return signed
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A tensor of up to four axes: kernel height, kernel width, rows, columns.
+
+    Rows are output channels and columns input channels where there are such. Both files hold the
+    same elements; `old_order` and `new_order` say which of the four axes comes first, second, …
+    in each of them.
+
+    Attributes:
+        element: the elements' type.
+        sizes: of the four axes, each at least 1.
+        old_order, new_order: permutations of 0 to 3.
+    """
+
+    element: Element
+    sizes: tuple[int, int, int, int]
+    old_order: tuple[int, ...] = ORDERS[0]
+    new_order: tuple[int, ...] = ORDERS[0]
+
+    @cached_property
+    def length(self) -> int:
+        """Bytes in either file."""
+        return prod(self.sizes) * self.element.bytes
+
+    def canonical(self, data: bytes | memoryview, *, new: bool = False) -> Unsigned:
+        """The elements' bits as they lie in a file → [planes, rows, columns]."""
+        order = self.new_order if new else self.old_order
+        shaped = np.frombuffer(data, self.element.dtype).reshape([self.sizes[a] for a in order])
+        turned = np.ascontiguousarray(shaped.transpose(np.argsort(order)))
+        height, width, rows, columns = self.sizes
+        return turned.reshape(height * width, rows, columns)
+
+    def laid_out(self, canonical: Unsigned) -> bytes:
+        """The new file's bytes of [planes, rows, columns]."""
+        return canonical.reshape(self.sizes).transpose(self.new_order).tobytes()
+
+    def encode(self) -> bytes:
+        """The bytes of this geometry in a program."""
+        orders = ORDERS.index(self.old_order) * len(ORDERS) + ORDERS.index(self.new_order)
+        return b"".join([bytes([self.element]), *map(varint, (*self.sizes, orders))])
+
+    @classmethod
+    def decode(cls, reader: Reader, most: int) -> Geometry:
+        """Read one that takes at most `most` bytes."""
+        kind = reader.byte()
+        if kind >= len(Element):
+            raise BundleError(f"unknown element type {kind}", remedy="update skerry")
+        height, width, rows, columns = (reader.varint(most) for _ in range(4))
+        orders = reader.varint(len(ORDERS) ** 2 - 1)
+        old, new = divmod(orders, len(ORDERS))
+        found = cls(Element(kind), (height, width, rows, columns), ORDERS[old], ORDERS[new])
+        if not 0 < found.length <= most:
+            raise BundleError("a tensor is larger than its segment")
+        return found

@@ -1,0 +1,97 @@
+"""Write one segment: operations and the bytes they are to make → a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from skerry.updater.delta.codec import pack, sized
+from skerry.updater.delta.expecting import expectation
+from skerry.updater.delta.geometry import Geometry
+from skerry.updater.delta.program import Kind, Operation, encode_program
+from skerry.updater.delta.rans import Encoder
+from skerry.updater.delta.segment import Method
+from skerry.updater.delta.tensors import code_tensors
+from skerry.updater.delta.wire import varint
+
+__all__ = ["pack_copy", "pack_program", "pack_whole"]
+
+_MOST_LANES_LOG = 12
+_LANE_SHARE = 1 / 200
+
+
+def pack_copy(offset: int) -> bytes:
+    """A segment that is a range of the base."""
+    return bytes([Method.COPY]) + varint(offset)
+
+
+def pack_whole(data: bytes, base: memoryview, offset: int, *, thorough: bool = True) -> bytes:
+    """A segment that is one packed stream.
+
+    Args:
+        data: the segment's bytes.
+        base: the part of the base to use as a dictionary; may be empty.
+        offset: where that part begins.
+        thorough: whether to try every codec.
+    """
+    start = bytes([Method.PACKED]) + varint(len(base)) + (varint(offset) if len(base) else b"")
+    return start + pack(data, base, thorough=thorough)
+
+
+def pack_program(operations: Sequence[Operation], base: memoryview, data: memoryview) -> bytes:
+    """A segment that is a program.
+
+    Args:
+        operations: in order, making `data`.
+        base: the whole base.
+        data: the segment's bytes.
+    """
+    literal, difference, at = bytearray(), bytearray(), 0
+    tensors: list[tuple[Geometry, int, memoryview]] = []
+    for operation in operations:
+        piece = data[at : at + operation.length]
+        at += operation.length
+        if operation.kind == Kind.LITERAL:
+            literal += piece
+        elif operation.kind == Kind.ADD:
+            was = np.frombuffer(base, np.uint8, operation.length, operation.base)
+            difference += (np.frombuffer(piece, np.uint8) - was).tobytes()
+        elif operation.geometry is not None:
+            tensors.append((operation.geometry, operation.base, piece))
+    program = encode_program(operations)
+    return b"".join(
+        [
+            bytes([Method.PROGRAM, 0]),
+            varint(len(program)) + sized(pack(program)),
+            sized(pack(bytes(literal))),
+            sized(pack(bytes(difference))),
+            _tensor_stream(tensors, base) if tensors else b"",
+        ]
+    )
+
+
+def _tensor_stream(tensors: Sequence[tuple[Geometry, int, memoryview]], base: memoryview) -> bytes:
+    def old(i: int) -> bytes:
+        geometry, offset, _ = tensors[i]
+        return bytes(base[offset : offset + geometry.length])
+
+    coder = Encoder()
+    given = []
+    for i, (geometry, _, piece) in enumerate(tensors):
+        new = geometry.canonical(piece, new=True)
+        given.append((expectation(geometry, geometry.canonical(old(i)), new), new))
+    for _ in code_tensors(coder, [geometry for geometry, _, _ in tensors], old, given):
+        pass
+    wanted = max(1.0, coder.cost / 8 * _LANE_SHARE / 4)
+    log = min(_MOST_LANES_LOG, int(np.log2(wanted)))
+    states, words, raw = coder.finish(1 << log)
+    return b"".join(
+        [
+            bytes([log]),
+            states.astype("<u4").tobytes(),
+            varint(len(words)),
+            words.astype("<u2").tobytes(),
+            raw,
+        ]
+    )

@@ -1,0 +1,153 @@
+"""Interleaved range asymmetric numeral systems (Duda, 2013; Giesen, 2014) over adaptive tables.
+
+Symbols come in blocks; symbol i of a block belongs to lane i mod lanes. Each lane has a 32-bit
+state that moves 16 bits at a time to and from one sequence of words, which all lanes share. Bits
+that need no model lie in a second sequence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.devices.errors import BundleError
+from skerry.updater.delta.tables import SCALE, SCALE_BITS, Tables
+from skerry.updater.delta.tokens import ESCAPE
+
+__all__ = ["Decoder", "Encoder"]
+
+_LOW = 1 << 16
+_Contexts = NDArray[np.int64]
+_Tokens = NDArray[np.uint8]
+_Bits = NDArray[np.int64]
+
+
+class Decoder:
+    """Gives back what an `Encoder` was given, block by block.
+
+    Args:
+        states: the lanes' states, one 32-bit integer each.
+        words: the coded words.
+        raw: the bits without a model.
+    """
+
+    def __init__(self, states: NDArray[np.uint32], words: NDArray[np.uint16], raw: bytes) -> None:
+        self._tables = Tables()
+        self._states, self._words, self._at = states.astype(np.uint64), words, 0
+        self._raw, self._bit = np.frombuffer(raw + bytes(8), np.uint8), 0
+        self._raw_bits = 8 * len(raw)
+
+    def tokens(self, contexts: _Contexts, _: _Tokens | None = None) -> _Tokens:
+        """The next block: one token for each context."""
+        self._tables.prepare(contexts)
+        out = np.empty(len(contexts), np.uint8)
+        base = contexts.astype(np.uint64) << np.uint64(SCALE_BITS)
+        lanes, slots, words = len(self._states), self._tables.slots, self._words
+        for begin in range(0, len(contexts), lanes):
+            end = min(begin + lanes, len(contexts))
+            state = self._states[: end - begin]
+            packed = slots[base[begin:end] | (state & np.uint64(SCALE - 1))]
+            out[begin:end] = packed  # the lowest byte
+            state >>= np.uint64(SCALE_BITS)
+            state *= ((packed >> np.uint32(8)) & np.uint32(SCALE - 1)) + np.uint64(1)
+            state += packed >> np.uint32(20)
+            hungry = np.flatnonzero(state < _LOW)
+            if len(hungry):
+                taken = words[self._at : self._at + len(hungry)]
+                if len(taken) != len(hungry):
+                    raise BundleError("coded words end too early")
+                self._at += len(hungry)
+                state[hungry] = state[hungry] << np.uint64(16) | taken
+        escaped = np.flatnonzero(out == ESCAPE)
+        if len(escaped):
+            out[escaped] = self.raw(np.full(len(escaped), 8))
+        self._tables.observe(contexts, out)
+        return out
+
+    def raw(self, widths: _Bits, _: _Bits | None = None) -> _Bits:
+        """The next integers without a model, of `widths` (0 to 32) bits each."""
+        ends = np.cumsum(widths)
+        begins = ends - widths + self._bit
+        if len(widths):
+            self._bit += int(ends[-1])
+        if self._bit > self._raw_bits:
+            raise BundleError("raw bits end too early")
+        window = np.zeros(len(widths), np.int64)
+        for byte in range(5):
+            window |= self._raw[(begins >> 3) + byte].astype(np.int64) << (8 * byte)
+        return (window >> (begins & 7)) & ((np.int64(1) << widths) - 1)
+
+    def end(self) -> None:
+        """Raise unless everything was used up and each lane is where its encoder began."""
+        if self._at != len(self._words) or (self._states != _LOW).any():
+            raise BundleError("coded words do not end where they should")
+        if (self._bit + 7) // 8 * 8 != self._raw_bits:
+            raise BundleError("raw bits do not end where they should")
+
+
+class Encoder:
+    """Takes blocks of tokens and raw integers, and packs them at the end."""
+
+    def __init__(self) -> None:
+        self._tables = Tables()
+        self._blocks: list[tuple[NDArray[np.uint32], NDArray[np.uint32]]] = []
+        self._values: list[_Bits] = []
+        self._widths: list[_Bits] = []
+        self.cost = 0.0
+
+    def tokens(self, contexts: _Contexts, given: _Tokens | None = None) -> _Tokens:
+        """Take one block; returns it."""
+        assert given is not None
+        self._tables.prepare(contexts)
+        frequency = self._tables.frequency[contexts, given]
+        coded = np.where(frequency == 0, ESCAPE, given)
+        escaped = np.flatnonzero(frequency == 0)
+        if len(escaped):
+            self.raw(np.full(len(escaped), 8), given[escaped].astype(np.int64))
+            frequency = self._tables.frequency[contexts, coded]
+        start = self._tables.start[contexts, coded]
+        self._blocks.append((frequency.astype(np.uint32), start.astype(np.uint32)))
+        self.cost += float((SCALE_BITS - np.log2(frequency)).sum())
+        self._tables.observe(contexts, given)
+        return given
+
+    def raw(self, widths: _Bits, given: _Bits | None = None) -> _Bits:
+        """Take integers of `widths` (0 to 32) bits each; returns them."""
+        assert given is not None
+        self._widths.append(widths)
+        self._values.append(given)
+        self.cost += float(widths.sum())
+        return given
+
+    def finish(self, lanes: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16], bytes]:
+        """The states, words and raw bits for a `Decoder`, with so many lanes."""
+        states = np.full(lanes, _LOW, np.uint64)
+        words: list[NDArray[np.uint64]] = []
+        for frequencies, starts in reversed(self._blocks):
+            count = len(frequencies)
+            for begin in range((count - 1) // lanes * lanes, -1, -lanes):
+                frequency = frequencies[begin : begin + lanes].astype(np.uint64)
+                state = states[: len(frequency)]
+                full = np.flatnonzero(state >= frequency << np.uint64(32 - SCALE_BITS))
+                if len(full):
+                    words.append((state[full] & np.uint64(_LOW - 1))[::-1])
+                    state[full] >>= np.uint64(16)
+                quotient = state // frequency
+                state += quotient * (np.uint64(SCALE) - frequency)
+                state += starts[begin : begin + lanes]
+        joined = np.concatenate([np.zeros(0, np.uint64), *words])[::-1].astype(np.uint16)
+        return states.astype(np.uint32), joined, self._packed_bits()
+
+    def _packed_bits(self) -> bytes:
+        widths = np.concatenate([np.zeros(0, np.int64), *self._widths])
+        values = np.concatenate([np.zeros(0, np.int64), *self._values])
+        used = widths > 0
+        widths, values = widths[used], values[used]
+        total = int(widths.sum())
+        begins = np.cumsum(widths) - widths
+        out = np.zeros((total + 7) // 8 + 8, np.int64)
+        shifted = values << (begins & 7)
+        for byte in range(5):
+            part = (shifted >> (8 * byte)) & 255
+            out += np.bincount((begins >> 3) + byte, part, len(out)).astype(np.int64)
+        return out[: (total + 7) // 8].astype(np.uint8).tobytes()

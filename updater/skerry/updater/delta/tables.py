@@ -1,0 +1,141 @@
+"""Adaptive frequencies of tokens in contexts, the same in encoder and decoder.
+
+Everything is integer arithmetic, so that every machine gets the same tables. A context is a level
+(how large a value to expect, in half octaves) and a bin (what the neighbours suggest). It starts
+from a two-sided geometric distribution of its level, learns what its level has seen, and then what
+it has seen itself.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.updater.delta.tokens import ESCAPE, TOKENS, bounds
+
+__all__ = [
+    "BINS",
+    "CONTEXTS",
+    "LEVELS",
+    "LOWEST_LEVEL",
+    "SCALE",
+    "SCALE_BITS",
+    "SIDE_CONTEXTS",
+    "Tables",
+    "expected",
+]
+
+SCALE_BITS = 12
+SCALE = 1 << SCALE_BITS
+LOWEST_LEVEL = -16
+LEVELS = 64
+BINS = 8
+SIDE_CONTEXTS = 8
+CONTEXTS = (LEVELS + SIDE_CONTEXTS) * BINS
+_UNIT = 16
+_PRIOR_OF_LEVEL = 8
+_PRIOR_OF_CONTEXT = 16
+_SIDE_LEVEL = 3
+
+
+@cache
+def expected(level: int) -> NDArray[np.int64]:
+    """The two-sided geometric distribution whose scale is s = 2^(level / 2), as 2^16 parts.
+
+    With q = s / (1 + s) the magnitude m has the weight (1 − q) qᵐ, once for each sign.
+    """
+    one = 1 << 32
+    scale = isqrt(1 << (2 * 32 + level))
+    q = (scale << 32) // (scale + one)
+
+    def power(exponent: int) -> int:
+        result, factor = one, q
+        while exponent:
+            if exponent & 1:
+                result = result * factor >> 32
+            factor = factor * factor >> 32
+            exponent >>= 1
+        return result
+
+    weights = [0] * TOKENS
+    for token in range(TOKENS - 1):
+        low, high, _ = bounds(token)
+        weights[token] = power(low) - power(high)
+    weights[ESCAPE] = sum(weights) >> 13
+    total = sum(weights)
+    return np.array([(weight << _UNIT) // total for weight in weights], np.int64)
+
+
+class Tables:
+    """What is known so far about the tokens of each context.
+
+    `slots[context * SCALE + slot]` packs token | (frequency − 1) << 8 | (slot − start) << 20.
+    """
+
+    def __init__(self) -> None:
+        self.frequency = np.zeros((CONTEXTS, TOKENS), np.int64)
+        self.start = np.zeros((CONTEXTS, TOKENS), np.int64)
+        self.slots = np.zeros(CONTEXTS * SCALE, np.uint32)
+        self._counts = np.zeros((CONTEXTS, TOKENS), np.int64)
+        self._seen = np.zeros(CONTEXTS, np.int64)
+        self._due = np.zeros(CONTEXTS, np.int64)
+
+    def prepare(self, contexts: NDArray[np.integer]) -> None:
+        """Bring the tables of `contexts` up to date where enough was learnt since then."""
+        used = np.flatnonzero(np.bincount(contexts, minlength=CONTEXTS))
+        due = used[self._seen[used] >= self._due[used]]
+        if len(due):
+            self._make(due)
+            self._due[due] = self._seen[due] * 9 // 8 + 4
+
+    def observe(self, contexts: NDArray[np.integer], tokens: NDArray[np.uint8]) -> None:
+        """Learn that these tokens were coded in these contexts."""
+        both = np.bincount(contexts.astype(np.int64) * TOKENS + tokens, minlength=0)
+        hit = np.flatnonzero(both)
+        self._counts.reshape(-1)[hit] += both[hit]
+        np.add.at(self._seen, hit // TOKENS, both[hit])
+
+    def _make(self, due: NDArray[np.int64]) -> None:
+        levels, of = np.unique(due // BINS, return_inverse=True)
+        grouped = self._counts.reshape(-1, BINS, TOKENS)[levels].sum(1)
+        prior = np.stack(
+            [
+                expected(level + LOWEST_LEVEL if level < LEVELS else _SIDE_LEVEL)
+                for level in levels.tolist()
+            ]
+        )
+        known = (grouped << _UNIT) + _PRIOR_OF_LEVEL * prior
+        share = (known << _UNIT) // known.sum(1, keepdims=True)
+        weights = (self._counts[due] << _UNIT) + _PRIOR_OF_CONTEXT * share[of]
+        frequency = _apportioned(weights, self._counts[due] > 0)
+        self.frequency[due] = frequency
+        start = np.cumsum(frequency, 1) - frequency
+        self.start[due] = start
+        tokens = np.arange(TOKENS, dtype=np.int64)
+        packed = np.broadcast_to(tokens, frequency.shape) | (frequency - 1) << 8
+        slot = np.tile(np.arange(SCALE), len(due))
+        flat = frequency.reshape(-1)
+        filled = np.repeat(packed.reshape(-1), flat)
+        filled |= (slot - np.repeat(start.reshape(-1), flat)) << 20
+        self.slots.reshape(CONTEXTS, SCALE)[due] = filled.reshape(-1, SCALE)
+
+
+def _apportioned(weights: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Frequencies that sum to SCALE, near the weights, at least 1 for what was seen or escapes."""
+    least = seen.astype(np.int64)
+    least[:, ESCAPE] = 1
+    total = weights.sum(1, keepdims=True)
+    rounded: NDArray[np.int64] = np.maximum((weights * (2 * SCALE) + total) // (2 * total), least)
+    spare = SCALE - rounded.sum(1)
+    most = rounded.argmax(1)
+    rows = np.arange(len(weights))
+    rounded[rows, most] += spare
+    tight = rounded[rows, most] < 1
+    if tight.any():
+        floor = weights[tight] * (SCALE - TOKENS) // total[tight] + least[tight]
+        floor[np.arange(len(floor)), floor.argmax(1)] += SCALE - floor.sum(1)
+        rounded[tight] = floor
+    return rounded

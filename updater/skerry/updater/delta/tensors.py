@@ -1,0 +1,236 @@
+"""Tensors against tensors: what encoder and decoder do alike, step by step.
+
+Both walk the same tensors in the same order and meet the same contexts; at each step a coder is
+either given a block of tokens or gives it back. docs/delta-format.md tells the same in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.devices.errors import BundleError
+from skerry.updater.delta.geometry import Element, Geometry, Unsigned
+from skerry.updater.delta.tables import BINS, LEVELS, LOWEST_LEVEL
+from skerry.updater.delta.tokens import MIRRORED, RAW_BITS, split, value_of
+
+__all__ = ["RATIO_BITS", "Coder", "Expectation", "code_tensors", "scaled"]
+
+_Integers = NDArray[np.int64]
+
+RATIO_BITS = 10
+_BLOCK = 1 << 16
+_SIDE_BLOCK = 256
+_ROWS, _COLUMNS, _RATIOS = 1, 2, 4
+_UNKNOWN = BINS - 1
+_BIN_STARTS = (2, 6, 11, 19, 31, 51)
+_BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right").astype(np.int64)
+_NEAR_BITS = 20
+_NEAR = np.array(
+    [round(8 * 2 ** (_NEAR_BITS - (level + LOWEST_LEVEL) / 2)) for level in range(LEVELS)], np.int64
+)
+_START_LEVEL = {
+    Element.INT8: 0,
+    Element.INT16: 0,
+    Element.INT32: 20,
+    Element.FLOAT16: 30,
+    Element.BFLOAT16: 240,
+    Element.FLOAT32: 260,
+}
+
+
+class Coder(Protocol):
+    """One direction: `Encoder` takes what is given, `Decoder` finds it."""
+
+    def tokens(
+        self, contexts: _Integers, given: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """One token for each context."""
+
+    def raw(self, widths: _Integers, given: _Integers | None = None) -> _Integers:
+        """One integer for each width in bits."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How large the differences of one tensor are expected to be, in half octaves.
+
+    Attributes:
+        level: of the whole tensor.
+        rows, columns: what each row and column adds to it.
+        ratios: for each row, what the old integers are multiplied by before they are subtracted,
+            as 1 + ratio / 2^RATIO_BITS. INT8 only.
+    """
+
+    level: int
+    rows: _Integers | None = None
+    columns: _Integers | None = None
+    ratios: _Integers | None = None
+
+    @property
+    def mode(self) -> int:
+        """Which of the three there are."""
+        parts = ((self.rows, _ROWS), (self.columns, _COLUMNS), (self.ratios, _RATIOS))
+        return sum(flag for part, flag in parts if part is not None)
+
+
+def code_tensors(
+    coder: Coder,
+    geometries: Sequence[Geometry],
+    old: Callable[[int], bytes],
+    given: Sequence[tuple[Expectation, Unsigned]] | None = None,
+) -> Iterator[bytes]:
+    """Code every tensor, and yield each as it lies in the new file.
+
+    Args:
+        coder: an `Encoder`, or a `Decoder`.
+        geometries: of the tensors, in order.
+        old: i → the old bytes of tensor i.
+        given: for an `Encoder`: what to expect, and the new elements [planes, rows, columns].
+    """
+    expectations = _code_expectations(
+        coder, geometries, None if given is None else [expected for expected, _ in given]
+    )
+    for i, geometry in enumerate(geometries):
+        base = geometry.canonical(old(i))
+        yield geometry.laid_out(
+            _code_tensor(
+                coder, geometry, expectations[i], base, None if given is None else given[i][1]
+            )
+        )
+
+
+def _code_expectations(
+    coder: Coder, geometries: Sequence[Geometry], given: Sequence[Expectation] | None
+) -> list[Expectation]:
+    """First the modes of all tensors, then all levels, rows, columns and ratios."""
+    count = len(geometries)
+    modes = _side(coder, 0, count, None if given is None else [e.mode for e in given])
+    starts = np.array([_START_LEVEL[g.element] for g in geometries], np.int64)
+    levels = starts + _side(
+        coder, 1, count, None if given is None else np.array([e.level for e in given]) - starts
+    )
+    if ((modes < 0) | (modes > 7)).any() or (np.abs(levels) > 1 << 12).any():
+        raise BundleError("a tensor's mode or level is beyond its range")
+
+    def parts(which: int, flag: int, size: Callable[[Geometry], int]) -> list[_Integers | None]:
+        sizes = [size(g) if mode & flag else 0 for g, mode in zip(geometries, modes, strict=True)]
+        joined = None
+        if given is not None:
+            chosen = [(e.rows, e.columns, e.ratios)[which - 2] for e in given]
+            joined = np.concatenate([np.zeros(0, np.int64), *(c for c in chosen if c is not None)])
+        values = _side(coder, which, sum(sizes), joined)
+        cuts = np.split(values, np.cumsum(sizes)[:-1])
+        return [cut if n else None for cut, n in zip(cuts, sizes, strict=True)]
+
+    rows = parts(2, _ROWS, lambda g: g.sizes[2])
+    columns = parts(3, _COLUMNS, lambda g: g.sizes[3])
+    ratios = parts(4, _RATIOS, lambda g: g.sizes[2])
+    return [Expectation(int(levels[i]), rows[i], columns[i], ratios[i]) for i in range(count)]
+
+
+def _side(
+    coder: Coder, which: int, count: int, given: Sequence[int] | _Integers | None
+) -> _Integers:
+    """Integers beside the tensors, each kind in a context of its own."""
+    values = None if given is None else np.asarray(given, np.int64)
+    context = (LEVELS + which) * BINS
+    found = [np.zeros(0, np.int64)]
+    for begin in range(0, count, _SIDE_BLOCK):
+        end = min(begin + _SIDE_BLOCK, count)
+        part = None if values is None else values[begin:end]
+        found.append(_values(coder, np.full(end - begin, context), None, part))
+    return np.concatenate(found)
+
+
+def _values(
+    coder: Coder, contexts: _Integers, flipped: NDArray[np.bool_] | None, given: _Integers | None
+) -> _Integers:
+    """One signed integer for each context; where `flipped`, its negative is what is coded."""
+    tokens = raw = None
+    if given is not None:
+        tokens, raw = split(given)
+        if flipped is not None:
+            tokens = np.where(flipped, MIRRORED[tokens], tokens)
+    tokens = coder.tokens(contexts, tokens)
+    if flipped is not None:
+        tokens = np.where(flipped, MIRRORED[tokens], tokens)
+    widths = RAW_BITS[tokens]
+    large = np.flatnonzero(widths)
+    found = np.zeros(len(contexts), np.int64)
+    if len(large):
+        found[large] = coder.raw(widths[large], None if raw is None else raw[large])
+    return value_of(tokens, found)
+
+
+def scaled(old: Unsigned, ratios: _Integers) -> tuple[_Integers, _Integers]:
+    """INT8 rows times their ratios: the nearest integers, and what is left, in 2^−RATIO_BITS.
+
+    Args:
+        old: [rows, columns] as unsigned bytes.
+        ratios: [rows].
+    """
+    exact = old.view(np.int8).astype(np.int64) * ((1 << RATIO_BITS) + ratios[:, None])
+    near = (exact + (1 << RATIO_BITS - 1)) >> RATIO_BITS
+    return np.clip(near, -128, 127), exact - (near << RATIO_BITS)
+
+
+def _code_tensor(
+    coder: Coder,
+    geometry: Geometry,
+    expected: Expectation,
+    base: Unsigned,
+    given: Unsigned | None,
+) -> Unsigned:
+    """The new elements [planes, rows, columns], plane after plane, in blocks of whole rows."""
+    element, width = geometry.element, geometry.sizes[1]
+    planes, rows, columns = base.shape
+    made = np.empty_like(base)
+    near = np.zeros(base.shape if planes > 1 else (0, rows, columns), np.int8)
+    level = np.full((rows, 1), expected.level, np.int64)
+    if expected.rows is not None:
+        level = level + expected.rows[:, None]
+    step = max(1, _BLOCK // columns)
+    for plane in range(planes):
+        for top in range(0, rows, step):
+            part = slice(top, min(top + step, rows))
+            old, pull = base[plane, part], None
+            if plane % width:
+                pull = near[plane - 1, part].astype(np.int64)
+            if plane >= width:
+                above = near[plane - width, part]
+                pull = above.astype(np.int64) if pull is None else pull + above
+            levels = level[part] + (0 if expected.columns is None else expected.columns)
+            levels = np.clip(
+                np.broadcast_to(levels, old.shape) - LOWEST_LEVEL - 2 * element.exponents(old),
+                0,
+                LEVELS - 1,
+            )
+            reference = element.ordered(old)
+            if expected.ratios is not None and element is Element.INT8:
+                moved, rest = scaled(old, expected.ratios[part])
+                reference = moved.astype(np.uint8)
+                rest = rest * _NEAR[levels] >> _NEAR_BITS + RATIO_BITS
+                pull = rest if pull is None else pull + rest
+            contexts = levels * BINS
+            flipped = None
+            if pull is None:
+                contexts += _UNKNOWN
+            else:
+                contexts += _BIN[np.minimum(np.abs(pull), len(_BIN) - 1)]
+                flipped = (pull < 0).ravel()
+            values = None
+            if given is not None:
+                new = element.ordered(given[plane, part])
+                values = element.differences(new, reference).ravel()
+            found = _values(coder, contexts.ravel(), flipped, values).reshape(old.shape)
+            wrapped = reference + found.astype(element.dtype)
+            made[plane, part] = element.patterns(wrapped)
+            if planes > 1:
+                small = np.clip(found, -(1 << 28), 1 << 28)
+                near[plane, part] = np.clip(small * _NEAR[levels] >> _NEAR_BITS, -127, 127)
+    return made

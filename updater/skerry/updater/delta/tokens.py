@@ -1,0 +1,62 @@
+"""Signed integers as tokens: small ones exactly, large ones by sign, length and two leading bits.
+
+A value v with |v| ≤ 15 is the token v + 15. A larger one, whose magnitude m has n bits (5 to 32),
+is the token 31 + 8 (n − 5) + 2 t + s, where t are the two bits below the leading one of m and s is
+1 for a negative value; the other n − 3 bits of m go beside it as they are. Token 255 stands before
+a token that the current table holds to be impossible.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ESCAPE", "EXACT", "MIRRORED", "RAW_BITS", "TOKENS", "bounds", "split", "value_of"]
+
+EXACT = 15
+TOKENS = 256
+ESCAPE = 255
+_FIRST_LARGE = 2 * EXACT + 1
+
+_token = np.arange(TOKENS, dtype=np.int64)
+_large = np.maximum(_token - _FIRST_LARGE, 0)
+_lengths = _large // 8 + 5
+_is_large = (_token >= _FIRST_LARGE) & (_token != ESCAPE)
+
+RAW_BITS: NDArray[np.int64] = np.where(_is_large, _lengths - 3, 0)
+_FLOOR = np.where(
+    _is_large, (4 + _large // 2 % 4) << np.where(_is_large, _lengths - 3, 0), np.abs(_token - EXACT)
+)
+_FLOOR[ESCAPE] = 0
+_NEGATIVE = np.where(_is_large, _large % 2 == 1, _token < EXACT)
+MIRRORED: NDArray[np.uint8] = np.where(
+    _is_large, (_large ^ 1) + _FIRST_LARGE, np.where(_token == ESCAPE, ESCAPE, 30 - _token)
+).astype(np.uint8)
+
+
+def split(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Values in −2³¹ … 2³¹ → their tokens and the raw bits that go with them."""
+    magnitude = np.abs(values)
+    large = magnitude > EXACT
+    if not large.any():
+        return (values + EXACT).astype(np.uint8), np.zeros(len(values), np.int64)
+    length = np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)
+    shift = np.where(large, length - 3, 0)
+    top = magnitude >> shift
+    token = _FIRST_LARGE + 8 * (length - 5) + 2 * (top & 3) + (values < 0)
+    return (
+        np.where(large, token, values + EXACT).astype(np.uint8),
+        np.where(large, magnitude - (top << shift), 0),
+    )
+
+
+def value_of(tokens: NDArray[np.uint8], raw: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The values that `split` took apart."""
+    magnitude = _FLOOR[tokens] + raw
+    return np.where(_NEGATIVE[tokens], -magnitude, magnitude)
+
+
+def bounds(token: int) -> tuple[int, int, bool]:
+    """The magnitudes that a token stands for, from and below, and whether they are negative."""
+    low = int(_FLOOR[token])
+    return low, low + (1 << int(RAW_BITS[token])), bool(_NEGATIVE[token])
