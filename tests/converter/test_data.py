@@ -1,9 +1,12 @@
 """Data sets fit the recipe, or it is said what does not."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from skerry.converter.data.base import Dataset
 from skerry.converter.data.load import load_dataset
@@ -55,3 +58,82 @@ def test_what_does_not_fit_is_named(project: Path, text: str, words: str) -> Non
         load_dataset(text, project, _INPUTS, 4)
     assert words in str(caught.value)
     assert caught.value.remedy
+
+
+def _png(value: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size, value if mode == "L" else (value, 0, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+_PICTURES = {"dog/1.png": _png(10), "cat/2.png": _png(20, (16, 16)), "cat/1.png": _png(30)}
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_pictures_in_class_folders(tmp_path: Path, kind: str) -> None:
+    files = {f"./set/{name}": data for name, data in _PICTURES.items()}
+    _tar(tmp_path / "set.tar", {**files, "./set/read.me": b"no picture"})
+    for name, data in _PICTURES.items():
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    found = load_dataset("set.tar" if kind == "tar" else "set", tmp_path, _INPUTS, 2)
+    assert found.classes == ("cat", "dog")
+    np.testing.assert_array_equal(found.labels, [0, 0, 1])
+    np.testing.assert_array_equal(found.inputs["image"][:, 0, 0, 0], [30, 20, 10])
+
+
+def test_colour_and_layout_are_the_recipes(tmp_path: Path) -> None:
+    _tar(tmp_path / "set.tar", {"a/1.png": _png(200, (4, 2), "RGB")})
+    nchw = {"image": Input((3, 2, 4), "nchw", "uint8")}
+    found = load_dataset("set.tar", tmp_path, nchw).inputs["image"]
+    assert found.shape == (1, 3, 2, 4)
+    np.testing.assert_array_equal(found[0, :, 0, 0], [200, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a/1.png": b"not a picture"}, "a/1.png: is no picture"),
+        ({"a/1.png": _png(1)[:40]}, "is no picture"),
+        ({"1.png": _png(1)}, "holds no pictures"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
+    _tar(tmp_path / "set.tar", files)
+    with pytest.raises(InputError, match=words):
+        load_dataset("set.tar", tmp_path, _INPUTS)
+
+
+def test_parquet_columns(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    inputs = {**_INPUTS, "age": Input((1,))}
+    table = arrow.table(
+        {
+            "image": [{"bytes": _png(7), "path": None}, {"bytes": _png(9), "path": None}],
+            "age": [1.5, 2.5],
+            "label": [1, 0],
+            "note": ["left", "out"],
+        }
+    )
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    found = load_dataset("rows.parquet", tmp_path, inputs, 2)
+    np.testing.assert_array_equal(found.inputs["age"], [[1.5], [2.5]])
+    np.testing.assert_array_equal(found.inputs["image"][:, 3, 3, 0], [7, 9])
+    np.testing.assert_array_equal(found.labels, [1, 0])
+    parquet.write_table(arrow.table({"age": [[1.0, 2.0]], "label": [0]}), tmp_path / "odd.parquet")
+    with pytest.raises(InputError, match="does not have the shape"):
+        load_dataset("odd.parquet", tmp_path, {"age": Input((1,))})
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        load_dataset("torn.parquet", tmp_path, inputs)

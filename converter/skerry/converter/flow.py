@@ -18,7 +18,7 @@ from skerry.converter.archive import pack_folder
 from skerry.converter.emit import Emitted, emit
 from skerry.converter.graph import example_inputs
 from skerry.converter.loading import Loaded, load
-from skerry.converter.models import Models, quantize
+from skerry.converter.models import SOURCE_PRECISION, Models, quantize
 from skerry.converter.package import Conversion, save
 from skerry.converter.proving import Made, prove
 from skerry.converter.recipe_file import RecipeFile
@@ -30,8 +30,6 @@ from skerry.devices.output import Output
 from skerry.runtime.bundle.card import Format
 
 __all__ = ["convert"]
-
-_SOURCE_PRECISION = "fp32"
 
 
 def convert(file: RecipeFile, out: Path, output: Output) -> Result:
@@ -89,7 +87,7 @@ def _emit(
     """Every artifact, and the source as fp32 in every format."""
     recipe = loaded.file.recipe
     precisions, forms = recipe.quantize.precisions, recipe.target.formats
-    shared = not recipe.step and _SOURCE_PRECISION in precisions
+    shared = not recipe.step and SOURCE_PRECISION in precisions
     artifacts: list[Made] = []
     sources: dict[Format, Made] = {}
 
@@ -107,9 +105,9 @@ def _emit(
         for form in forms:
             artifacts += [make(form, precision, "artifacts") for precision in precisions]
             fp32 = next(
-                (one for one in artifacts if one.name == f"{form}-{_SOURCE_PRECISION}"), None
+                (one for one in artifacts if one.name == f"{form}-{SOURCE_PRECISION}"), None
             )
-            sources[form] = fp32 if shared and fp32 else make(form, _SOURCE_PRECISION, "source")
+            sources[form] = fp32 if shared and fp32 else make(form, SOURCE_PRECISION, "source")
     return artifacts, sources
 
 

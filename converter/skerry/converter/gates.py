@@ -18,10 +18,14 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What gates look at, by the gate's name; None where it cannot be measured here."""
+    """What gates look at, by the gate's name; None where it is not to be judged.
+
+    Latency is not where the format has no engine of its own here; bytes and latency are not of an
+    artifact in the precision of the source.
+    """
 
     accuracy_drop: float
-    bytes_ratio: float
+    bytes_ratio: float | None
     latency_ratio: float | None
     agreement: float
     parity: float

@@ -46,6 +46,11 @@ class Loaded:
     metric: Metric
     materials: dict[str, Path]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names by number: the recipe's, or those that the data say; may be empty."""
+        return self.file.recipe.model.labels or self.evaluation.classes
+
     def deployable(self, model: nn.Module) -> Deployable:
         """`model` with the recipe's pre- and post-processing, in eval mode."""
         recipe = self.file.recipe
@@ -85,6 +90,12 @@ def load(file: RecipeFile) -> Loaded:
 
     evaluation = dataset(recipe.data.evaluation)
     train = dataset(recipe.data.train) if recipe.data.train else None
+    if train is not None and train.classes != evaluation.classes:
+        raise file.wrong(
+            "data.train",
+            "its class folders are not those of data.evaluation",
+            "let both have the same",
+        )
     wanted = recipe.data.calibration
     calibration = train if wanted.source == "train" else dataset(wanted.source)
     return Loaded(

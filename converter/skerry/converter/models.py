@@ -13,9 +13,10 @@ from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
 from skerry.converter.training import evaluate
 from skerry.devices.output import Output
 
-__all__ = ["INT8", "Models", "quantize"]
+__all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize"]
 
 INT8 = "int8"
+SOURCE_PRECISION = "fp32"
 _CALIBRATION_ROWS = 64
 
 
@@ -48,7 +49,10 @@ def quantize(loaded: Loaded, trained: nn.Module, output: Output) -> Models:
     """Decide the quantization, once for every format, where the recipe asks for one."""
     recipe = loaded.file.recipe
     source, floating = loaded.deployable(loaded.model), loaded.deployable(trained)
-    outputs = {"source": evaluate(loaded, source), "floating": evaluate(loaded, floating)}
+    with output.progress("running the source"):
+        outputs = {"source": evaluate(loaded, source)}
+        changed = bool(recipe.step)
+        outputs["floating"] = evaluate(loaded, floating) if changed else outputs["source"]
     quantized = None
     if INT8 in recipe.quantize.precisions and loaded.calibration is not None:
         with output.progress("quantizing"):

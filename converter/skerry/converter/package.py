@@ -101,6 +101,7 @@ def _evidence(conversion: Conversion) -> Evidence:
         labels=loaded.evaluation.labels,
         source=conversion.models.outputs["source"][first],
         artifacts={one.made.name: one.outputs[first] for one in conversion.proved},
+        names=loaded.labels,
     )
 
 
@@ -138,7 +139,7 @@ def _bundle(conversion: Conversion, result: Result, evidence: Evidence, out: Pat
         artifacts=[_artifact_file(one, rows) for one in conversion.proved],
         golden_inputs=golden,
         reference=_reference(conversion),
-        labels=recipe.model.labels,
+        labels=loaded.labels,
         documents={
             "report.html": build_report(result, recipe, evidence, timings=False),
             "sbom.cdx.json": bill_of_materials(result, recipe, loaded.materials),

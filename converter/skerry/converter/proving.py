@@ -11,7 +11,7 @@ from skerry.converter.emit import Emitted
 from skerry.converter.gates import Measured, judge
 from skerry.converter.loading import Loaded
 from skerry.converter.metric import agreement, snr_db
-from skerry.converter.models import Models
+from skerry.converter.models import SOURCE_PRECISION, Models
 from skerry.converter.proof import Outputs, ProofLimits, Runner, open_runner, pace
 from skerry.converter.result import ArtifactResult, Baseline, Latency
 from skerry.devices.digest import Descriptor
@@ -117,10 +117,11 @@ def _judge(
     if latency is not None and baseline.latency_ms is not None:
         ratio = round(latency.p50 / baseline.latency_ms.p50, 4)
     floating = models.outputs["floating"]
+    smaller = made.emitted.precision != SOURCE_PRECISION
     measured = Measured(
         accuracy_drop=loaded.metric(models.outputs["source"], labels) - points,
-        bytes_ratio=made.blob.size / baseline.bytes,
-        latency_ratio=ratio,
+        bytes_ratio=made.blob.size / baseline.bytes if smaller else None,
+        latency_ratio=ratio if smaller else None,
         agreement=agreement(models.outputs["source"][first], found[first]),
         parity=abs(points - loaded.metric(models.outputs[kept], labels)),
         snr_db=min(snr_db(floating[name], array) for name, array in found.items()),
@@ -131,7 +132,7 @@ def _judge(
         precision=made.emitted.precision,
         path=f"artifacts/{made.filename}",
         bytes=made.blob.size,
-        bytes_ratio=measured.bytes_ratio,
+        bytes_ratio=made.blob.size / baseline.bytes,
         sha256=str(made.blob.digest),
         metric=points,
         metric_drop=measured.accuracy_drop,

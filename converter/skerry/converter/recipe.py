@@ -114,7 +114,8 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
-    """Data sets: `.npz` or `file.py:function`, each giving arrays by input name, and `label`.
+    """Data sets: `.npz`, `.parquet` or `file.py:function`, each giving arrays by input name and
+    `label`; or a folder or tar of pictures in class folders.
 
     Attributes:
         evaluation: held-out rows that every artifact is run on.
@@ -158,11 +159,12 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gate(Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits that every quantized artifact must keep. A limit left out is not checked.
+    """Limits that every artifact must keep. A limit left out is not checked.
 
     Attributes:
         accuracy_drop: most points of the metric below the source.
-        bytes_ratio: most bytes, against the source as fp32 in the same format.
+        bytes_ratio: most bytes, against the source as fp32 in the same format; not of artifacts
+            that are fp32 themselves.
         latency_ratio: largest median latency, likewise. Core ML has none: it is not run on its own
             engine here.
         agreement: smallest share of rows whose argmax is the source's, 0 to 1.

@@ -292,10 +292,8 @@ def _check_sources(file: RecipeFile) -> None:
         "data.calibration.from": recipe.data.calibration.source,
     }
     for key, text in data.items():
-        if text.endswith(".npz"):
-            file.file(key, text)
-        elif text and not (key.endswith(".from") and text == "train"):
-            file.function(key, text)
+        if text and not (key.endswith(".from") and text == "train"):
+            _check_data(file, key, text)
     needed = "int8" in recipe.quantize.precisions and recipe.data.calibration.source == "train"
     if needed and not recipe.data.train:
         raise file.wrong(
@@ -311,6 +309,19 @@ def _check_sources(file: RecipeFile) -> None:
                 f"the metrics are: {', '.join(METRICS)}, or file.py:function",
             )
         file.function("data.metric", recipe.data.metric)
+
+
+def _check_data(file: RecipeFile, key: str, text: str) -> None:
+    if ".py:" in text:
+        file.function(key, text)
+    elif not text.endswith((".npz", ".parquet", ".tar")) and not (file.folder / text).is_dir():
+        raise file.wrong(
+            key,
+            f"{text!r} is no data set",
+            "give .npz, .parquet, a tar or folder of class folders, or file.py:function",
+        )
+    elif not (file.folder / text).is_dir():
+        file.file(key, text)
 
 
 def _check_steps(file: RecipeFile) -> None:

@@ -20,11 +20,13 @@ class Dataset:
         name: where it came from, for messages.
         inputs: arrays of N rows, in the shape and dtype that callers pass.
         labels: N labels.
+        classes: class names by number, where the data say them.
     """
 
     name: str
     inputs: Mapping[str, NDArray[Any]]
     labels: NDArray[Any]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,7 +34,7 @@ class Dataset:
     def rows(self, index: slice | NDArray[np.intp]) -> Dataset:
         """These rows alone."""
         inputs = {name: array[index] for name, array in self.inputs.items()}
-        return Dataset(self.name, inputs, self.labels[index])
+        return Dataset(self.name, inputs, self.labels[index], self.classes)
 
     def sample(self, count: int, seed: int) -> Dataset:
         """At most `count` rows, chosen by `seed`, in their order."""

@@ -1,6 +1,7 @@
-"""Data sets by what a recipe calls them: `.npz`, or `file.py:function`.
+"""Data sets by what a recipe calls them.
 
-Either gives one array per input under the input's name, and `label`.
+`.npz`, `.parquet` and `file.py:function` give one array per input under the input's name, and
+`label`; a folder or a tar holds pictures in class folders.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry.converter.data.base import Dataset
+from skerry.converter.data.images import read_images
+from skerry.converter.data.tables import read_parquet
 from skerry.converter.recipe import Input
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError
@@ -38,7 +41,16 @@ def load_dataset(
             do not fit.
     """
     function = UserFunction.parse(text, folder)
-    arrays = _called(function) if function else _npz((folder / text).resolve())
+    path = (folder / text).resolve()
+    names: tuple[str, ...] = ()
+    if function:
+        arrays = _called(function)
+    elif text.endswith(".npz"):
+        arrays = _npz(path)
+    elif text.endswith(".parquet"):
+        arrays = read_parquet(path, inputs, _LABEL)
+    else:
+        arrays, names = _pictures(path, inputs)
     where = str(function or text)
     for name in [*inputs, _LABEL]:
         if name not in arrays:
@@ -60,7 +72,7 @@ def load_dataset(
             )
     if classes is not None:
         _check_labels(where, labels, classes)
-    return Dataset(where, taken, labels)
+    return Dataset(where, taken, labels, names)
 
 
 def _names(arrays: Mapping[str, Any]) -> str:
@@ -77,6 +89,20 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
             where=path,
             remedy="write it with numpy.savez, without objects",
         ) from error
+
+
+def _pictures(
+    path: Path, inputs: Mapping[str, Input]
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    if len(inputs) != 1:
+        raise InputError(
+            f"pictures are one input, the recipe has {len(inputs)}",
+            where=path,
+            remedy="give .npz, .parquet or file.py:function",
+        )
+    ((name, spec),) = inputs.items()
+    rows, labels, classes = read_images(path, spec)
+    return {name: rows, _LABEL: labels}, classes
 
 
 def _called(function: UserFunction) -> dict[str, NDArray[Any]]:

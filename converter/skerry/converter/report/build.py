@@ -33,12 +33,14 @@ class Evidence:
         labels: [N].
         source: the source's first output, [N, …].
         artifacts: each artifact's first output, by name.
+        names: of the classes, by number; may be empty.
     """
 
     inputs: NDArray[Any]
     labels: NDArray[Any]
     source: NDArray[Any]
     artifacts: Mapping[str, NDArray[Any]]
+    names: tuple[str, ...] = ()
 
 
 def build_report(result: Result, recipe: Recipe, evidence: Evidence, *, timings: bool) -> bytes:
@@ -53,7 +55,7 @@ def build_report(result: Result, recipe: Recipe, evidence: Evidence, *, timings:
     )
     environment.filters["bytes"] = human_bytes
     text = files("skerry.converter.report").joinpath("report.html.j2").read_text("utf-8")
-    names = recipe.model.labels or _numbers(evidence.source)
+    names = evidence.names or _numbers(evidence.source)
     page = environment.from_string(text).render(
         result=result,
         recipe=recipe,

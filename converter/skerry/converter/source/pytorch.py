@@ -80,7 +80,9 @@ def load_weights(model: nn.Module, path: Path, shapes: tuple[tuple[int, ...], ..
     if structure is not None:
         apply_structure(model, structure, shapes, where=path)
     own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
+    # Batch normalisation counted its batches only from torch 0.4.1 on; nothing depends on it.
+    counters = {name for name in own if name.endswith(".num_batches_tracked")}
+    missing = sorted(own.keys() - state.keys() - counters)
     extra = sorted(state.keys() - own.keys())
     if missing or extra:
         words = [f"lacks {_some(missing)}"] if missing else []
@@ -97,7 +99,7 @@ def load_weights(model: nn.Module, path: Path, shapes: tuple[tuple[int, ...], ..
                 where=path,
                 remedy="give the weights that were saved from this factory's module",
             )
-    model.load_state_dict(state)
+    model.load_state_dict({**{name: own[name] for name in counters}, **state})
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,144 @@
+"""Pictures in class folders, in a folder or a tar: `<class>/<name>.jpg`, classes in name order.
+
+Pictures of another size are scaled to what callers pass; grey and colour are converted.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from skerry.converter.recipe import Input
+from skerry.devices.errors import InputError
+
+__all__ = ["ImageLimits", "decode", "read_images"]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
+
+
+class ImageLimits:
+    """What a set of pictures may hold.
+
+    Attributes:
+        file_bytes: largest encoded picture.
+        pixels: of the largest picture, before scaling.
+        total_bytes: of all pictures together, decoded.
+    """
+
+    file_bytes = 64 << 20
+    pixels = 64 << 20
+    total_bytes = 8 << 30
+
+
+def read_images(path: Path, spec: Input) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
+    """All pictures, their class numbers, and the class names.
+
+    Args:
+        path: a folder or a tar.
+        spec: the one input, an image of 1 or 3 channels.
+
+    Returns:
+        Rows as callers pass them, uint8 or float32 [N, …]; labels [N]; names by number.
+
+    Raises:
+        InputError: nothing is there, or a file is no picture.
+    """
+    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+        raise InputError(
+            f"pictures do not fit an input of shape {list(spec.shape)}",
+            where=path,
+            remedy="declare shape = [1 or 3, height, width], or give other data",
+        )
+    files = sorted(_tar_files(path) if path.is_file() else _folder_files(path))
+    names = tuple(sorted({label for label, _, _ in files}))
+    if not files:
+        raise InputError(
+            "holds no pictures", where=path, remedy="put them as <class>/<name>.jpg or .png"
+        )
+    row_bytes = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+    if len(files) * row_bytes > ImageLimits.total_bytes:
+        raise InputError(
+            f"{len(files)} pictures are more than {ImageLimits.total_bytes >> 30} GiB decoded",
+            where=path,
+            remedy="take a part of them",
+        )
+    rows = np.empty((len(files), *spec.caller_shape), spec.dtype)
+    for row, (_, name, read) in enumerate(files):
+        rows[row] = decode(read(), spec, f"{path}: {name}")
+    numbers = {label: number for number, label in enumerate(names)}
+    labels = np.array([numbers[label] for label, _, _ in files], np.int64)
+    return rows, labels, names
+
+
+def decode(data: bytes, spec: Input, where: object) -> NDArray[Any]:
+    """One encoded picture as callers pass it.
+
+    Raises:
+        InputError: the bytes are no picture, or a huge one.
+    """
+    channels, height, width = spec.shape
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > ImageLimits.pixels:
+                raise InputError(f"{image.width}×{image.height} pixels are too many", where=where)
+            shown = image.convert("RGB" if channels == 3 else "L")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(
+            f"is no picture: {error}", where=where, remedy="remove or replace the file"
+        ) from error
+    if shown.size != (width, height):
+        shown = shown.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(shown, np.uint8).reshape(height, width, channels)
+    return pixels if spec.layout == "nhwc" else np.moveaxis(pixels, -1, 0)
+
+
+class _Part:
+    """A stretch of a file, read when asked for; ordered by nothing."""
+
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        self._path, self._offset, self._size = path, offset, size
+
+    def __call__(self) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            return file.read(self._size)
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+
+_File = tuple[str, str, _Part]
+
+
+def _folder_files(path: Path) -> Iterator[_File]:
+    found = (one for one in path.glob("*/*") if one.is_file())
+    for one in found:
+        yield from _file(one.relative_to(path).as_posix(), one, 0, one.stat().st_size)
+
+
+def _tar_files(path: Path) -> Iterable[_File]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile():
+                    yield from _file(member.name, path, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise InputError(
+            f"cannot be read as a tar: {error}", where=path, remedy="give it uncompressed"
+        ) from error
+
+
+def _file(name: str, path: Path, offset: int, size: int) -> Iterator[_File]:
+    pure = PurePosixPath(name)
+    if pure.suffix.lower() not in _SUFFIXES or len(pure.parts) < 2:
+        return
+    if size > ImageLimits.file_bytes:
+        raise InputError(f"{name} has {size} bytes", where=path, remedy="take a smaller picture")
+    yield pure.parts[-2], name, _Part(path, offset, size)
