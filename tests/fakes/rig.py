@@ -6,6 +6,7 @@ from threading import Event
 from typing import Any
 
 from fakes.bundles import make_bundle
+from fakes.disk import QuickDisk
 from fakes.operator import SERVER, Stage
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import SkerryError
@@ -23,6 +24,7 @@ from skerry.updater.store.store import Store, StoreLimits
 from skerry.updater.trust import TrustedClient
 
 DEVICE = DeviceId("dev-1")
+_QUICK = QuickDisk()
 
 
 class LightRelease:
@@ -110,6 +112,7 @@ class Fleet:
     """
 
     def __init__(self, folder: Path, now: float | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.stage = folder, Stage(folder)
         self.fetcher, self.clock = self.stage.fetcher, self.stage.clock
         if now is not None:
@@ -153,7 +156,7 @@ class Rig:
         fleet: Fleet,
         home: Path,
         *,
-        disk: Disk | None = None,
+        disk: Disk = _QUICK,
         store: StoreLimits | None = None,
         download: DownloadLimits | None = None,
         update: UpdateLimits | None = None,
@@ -206,7 +209,7 @@ class Rig:
             device=DEVICE,
             server=SERVER,
             clock=fleet.clock,
-            disk=how.get("disk"),
+            disk=how.get("disk", _QUICK),
         )
         image = fleet.stage.image.read("1.root.json")
         director = fleet.stage.director.read(DEVICE, "1.root.json")

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from fakes.disk import After, CuttableDisk, PowerCut
+from fakes.disk import After, CuttableDisk, PowerCut, QuickDisk
 from fakes.rig import Fleet, LightModels, ListReporter, Rig
 from skerry.devices.errors import GoldenError, SkerryError, UnavailableError
+from skerry.devices.files import Disk
 from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.update import UpdateLimits
 from skerry.updater.repository import Release
@@ -83,8 +84,8 @@ class Scenario:
         self.install(rig, self.fleet.publish(1, shift=1.0, golden_rows=GOLDEN_ROWS))
         self.fleet.assign(self.fleet.publish(2, shift=2.0, golden_rows=GOLDEN_ROWS))
 
-    def start(self, disk: CuttableDisk | None) -> Rig:
-        rig = Rig(self.fleet, self.work, disk=disk, **self.how())  # type: ignore[arg-type]
+    def start(self, disk: Disk | None = None) -> Rig:
+        rig = Rig(self.fleet, self.work, disk=disk or QuickDisk(), **self.how())  # type: ignore[arg-type]
         rig.models.on_activate = lambda release: self.activated(rig, release.version)
         return rig
 
@@ -239,19 +240,19 @@ def _cut(scenario: Scenario, at: int, after: After, chance: random.Random) -> bo
 def _serves(scenario: Scenario) -> str:
     """The version that serves after a start without a network."""
     asked = len(scenario.fleet.fetcher.requests)
-    rig = scenario.start(None)
+    rig = scenario.start()
     assert len(scenario.fleet.fetcher.requests) == asked
     return rig.serving
 
 
 def _finishes(scenario: Scenario, what: str) -> None:
-    rig = scenario.start(None)
+    rig = scenario.start()
     try:
         play(rig)
     except SkerryError as error:
         raise AssertionError(f"{what}: {error}") from error
     assert rig.serving == scenario.after, what
-    again = scenario.start(None)
+    again = scenario.start()
     assert again.serving == scenario.after, what
     held = set(again.store.blobs.digests())
     assert held == named(again.store.now), f"{what}: blobs that nothing names, or named and gone"
