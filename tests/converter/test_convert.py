@@ -9,7 +9,8 @@ import pytest
 from skerry.cli.main import main
 from skerry.devices.errors import ExitCode
 from skerry.runtime.bundle.reader import Bundle
-from skerry.runtime.runtime import Runtime, RuntimeOptions
+from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.runtime import Runtime
 
 _STEPS = """
 [[step]]

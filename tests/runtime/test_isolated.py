@@ -45,7 +45,7 @@ def test_a_crash_between_calls_is_one_typed_error_then_service_is_back(
 
 
 def test_a_hang_ends_at_the_deadline_and_service_is_back(tmp_path: Path) -> None:
-    limits = IsolationLimits(call_s=0.3, restart_s=0.0)
+    limits = IsolationLimits(call_s=1.0, restart_s=0.0)
     engine = IsolatedEngine("onnx", make_onnx(tmp_path / "m.onnx"), EngineOptions(), limits)
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGSTOP)

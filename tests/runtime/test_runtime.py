@@ -19,7 +19,8 @@ from skerry.devices.errors import (
 )
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.observe import Observation
-from skerry.runtime.runtime import Runtime, RuntimeOptions
+from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.runtime import Runtime
 
 X = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
 
@@ -144,7 +145,7 @@ def test_no_call_is_lost_or_mislabelled_in_200_swaps(tmp_path: Path) -> None:
     def call() -> None:
         while not over.is_set():
             try:
-                outputs, release = runtime.answer({"x": X})
+                outputs, release, _ = runtime.answer({"x": X})
             except Exception as error:
                 wrong.append(repr(error))
                 return

@@ -37,7 +37,7 @@ class Breaker:
         return self.failures >= self._limits.failures
 
     def allows(self, now: float) -> bool:
-        """Whether a call may be made; whoever makes it tells `succeeded` or `failed`."""
+        """Whether a call may be made; whoever makes it tells how it ended."""
         if not self.open:
             return True
         with self._lock:
@@ -50,6 +50,11 @@ class Breaker:
         """A call was answered: close."""
         with self._lock:
             self.failures, self._trying = 0, False
+
+    def abandoned(self) -> None:
+        """A call told nothing of the engine: if it was the one that tries, another may."""
+        with self._lock:
+            self._trying = False
 
     def failed(self, now: float) -> None:
         """A call was not answered."""

@@ -9,6 +9,7 @@ import msgspec
 
 from skerry.devices.digest import Digest
 from skerry.devices.errors import UnavailableError
+from skerry.runtime.breaker import Breaker
 from skerry.runtime.bundle.card import ArtifactSpec, Card, TensorSpec
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.engine.base import Arrays, Engine
@@ -41,6 +42,8 @@ class Prepared:
         golden: what the golden test found.
         session: what answers; call it between `enter` and `leave`.
         row_seconds: the quickest single-row call of the warm-up.
+        breaker: whether the engine is asked at all after failures.
+        standby: another artifact of the same bundle, that answers where this one cannot.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Prepared:
         session: Session,
         golden: GoldenResult,
         row_seconds: float,
+        breaker: Breaker,
+        standby: Prepared | None = None,
     ) -> None:
         self.card: Card = bundle.card
         self.artifact = artifact
@@ -60,6 +65,8 @@ class Prepared:
         self.info = _info(bundle, artifact, engine)
         self._engine = engine
         self.session = session
+        self.breaker = breaker
+        self.standby = standby
         self._lock = Lock()
         self._calls = 0
         self._retired = False
@@ -78,6 +85,11 @@ class Prepared:
             return self.session.predict(inputs, outputs)
         finally:
             self.leave()
+
+    def same_signature(self, other: Prepared) -> bool:
+        """Whether a call for one may be answered by the other."""
+        mine, its = self.card, other.card
+        return (mine.model, mine.inputs, mine.outputs) == (its.model, its.inputs, its.outputs)
 
     def enter(self) -> bool:
         """Begin a call; False where the release is closing."""
@@ -109,6 +121,8 @@ class Prepared:
                 return
             self._closed = True
         self._engine.close()
+        if self.standby is not None:
+            self.standby.close()
 
 
 def _info(bundle: Bundle, artifact: ArtifactSpec, engine: Engine) -> Info:

@@ -9,50 +9,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from skerry.devices.errors import InputError, SignatureMismatch, SkerryError, UnavailableError
-from skerry.runtime.bundle.card import Format
+from skerry.devices.errors import InputError, SkerryError, UnavailableError
 from skerry.runtime.bundle.reader import Bundle
-from skerry.runtime.choose import choose
-from skerry.runtime.engine.base import Arrays, EngineOptions
-from skerry.runtime.engine.select import available_formats, open_engine
-from skerry.runtime.golden import check_golden
+from skerry.runtime.engine.base import Arrays
 from skerry.runtime.observe import Observation, Observer
+from skerry.runtime.prepare import RuntimeOptions, prepare
 from skerry.runtime.prepared import Info, Prepared
-from skerry.runtime.session import Session, SessionLimits
 
-__all__ = ["Answer", "Runtime", "RuntimeOptions"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeOptions:
-    """How a device runs its models.
-
-    Attributes:
-        artifact: the artifact to run; None to choose by `formats`.
-        formats: what may run, preferred first (a profile's `formats`); None for whatever engine is
-            installed.
-        warm_up_runs: single-row calls before a release may serve, at least 1.
-    """
-
-    artifact: str | None = None
-    formats: tuple[Format, ...] | None = None
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    session: SessionLimits = field(default_factory=SessionLimits)
-    warm_up_runs: int = 3
+__all__ = ["Answer", "Runtime"]
 
 
 class Answer(NamedTuple):
-    """Outputs, and the release that gave them."""
+    """Outputs, the release that gave them, and what stood in if the one asked could not:
+    `standby`, `previous` or `default`."""
 
     outputs: Arrays
     release: Prepared
+    fallback: str | None = None
 
 
 class Runtime:
@@ -112,21 +92,7 @@ class Runtime:
             MissingExtraError: the engine's library is not installed.
             GoldenError: the artifact does not reproduce its golden outputs here.
         """
-        options = self._options
-        formats = available_formats() if options.formats is None else options.formats
-        chosen = choose(bundle.card, formats, artifact=artifact or options.artifact)
-        bundle.verify(chosen.name)
-        engine = open_engine(chosen.format, bundle.path(chosen.blob), options.engine)
-        try:
-            session = Session(bundle.card, chosen, engine, options.session)
-            arrays = bundle.golden()
-            golden = check_golden(bundle.card, chosen, engine, arrays)
-            row = {spec.name: arrays[f"input/{spec.name}"][:1] for spec in bundle.card.inputs}
-            seconds = _warm_up(session, row, max(1, options.warm_up_runs))
-        except BaseException:
-            engine.close()
-            raise
-        return Prepared(bundle, chosen, engine, session, golden, seconds)
+        return prepare(bundle, self._options, artifact)
 
     def activate(self, prepared: Prepared) -> None:
         """Let `prepared` answer from now on. The release that served becomes `previous`; the one
@@ -183,22 +149,82 @@ class Runtime:
         Args:
             version: the version that must answer, active or previous; None for the active one.
 
+        Where the active release cannot answer, and no version is asked for, its standby does, or
+        the previous release if it has the same signature, or the declared default.
+
         Raises:
+            SignatureMismatch: the call does not fit the signature; names the tensor.
+            UnavailableError: no release is active, or none could answer.
             InputError: no release of that version is here.
         """
         began = time.perf_counter()
         release = self._enter(version)
         try:
-            found = release.session.predict(inputs, outputs)
-        except SkerryError as error:
+            found = self._ask(release, inputs, outputs, began)
+        except UnavailableError as error:
             if self._observer is not None:
-                self._tell(release, began, inputs, {}, _kind(error))
+                self._tell(release, began, inputs, {}, "engine")
+            if version is not None:
+                raise
+            return self._fall_back(release, inputs, outputs, error)
+        except SkerryError:
+            if self._observer is not None:
+                self._tell(release, began, inputs, {}, "signature")
             raise
         finally:
             release.leave()
         if self._observer is not None:
             self._tell(release, began, inputs, found, None)
         return Answer(found, release)
+
+    def _ask(
+        self, release: Prepared, inputs: Arrays, outputs: Sequence[str] | None, now: float
+    ) -> Arrays:
+        """Ask one release, unless its breaker is open."""
+        breaker = release.breaker
+        if not breaker.allows(now):
+            raise UnavailableError(
+                f"not asked, after {breaker.failures} failures in a row",
+                where=release.info.artifact,
+            )
+        try:
+            found = release.session.predict(inputs, outputs)
+        except UnavailableError:
+            breaker.failed(time.perf_counter())
+            raise
+        except BaseException:
+            breaker.abandoned()
+            raise
+        if breaker.failures:
+            breaker.succeeded()
+        return found
+
+    def _fall_back(
+        self,
+        failed: Prepared,
+        inputs: Arrays,
+        outputs: Sequence[str] | None,
+        error: UnavailableError,
+    ) -> Answer:
+        previous = self._previous
+        if previous is failed or (previous is not None and not previous.same_signature(failed)):
+            previous = None
+        for kind, other in (("standby", failed.standby), ("previous", previous)):
+            if other is None or not other.enter():
+                continue
+            began = time.perf_counter()
+            try:
+                found = self._ask(other, inputs, outputs, began)
+            except UnavailableError:
+                continue
+            finally:
+                other.leave()
+            if self._observer is not None:
+                self._tell(other, began, inputs, found, None)
+            return Answer(found, other, kind)
+        if self._options.default is None:
+            raise error
+        return Answer(_repeated(self._options.default, inputs, outputs), failed, "default")
 
     def _enter(self, version: str | None) -> Prepared:
         while True:
@@ -234,15 +260,8 @@ class Runtime:
         )
 
 
-def _warm_up(session: Session, row: Arrays, runs: int) -> float:
-    """Call with one row. Returns the quickest call, in seconds."""
-    seconds = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        session.predict(row)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
-def _kind(error: SkerryError) -> str:
-    return "signature" if isinstance(error, SignatureMismatch) else "engine"
+def _repeated(default: Arrays, inputs: Arrays, outputs: Sequence[str] | None) -> Arrays:
+    """The declared default for each row of a call."""
+    rows = len(next(iter(inputs.values())))
+    names = default if outputs is None else outputs
+    return {name: np.repeat(default[name][None], rows, axis=0) for name in names}

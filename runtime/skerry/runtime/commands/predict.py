@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from skerry.devices.errors import InputError
 from skerry.devices.files import replacing
 from skerry.devices.output import Output
-from skerry.runtime.runtime import Runtime, RuntimeOptions
+from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.runtime import Runtime
 
 __all__ = ["configure", "run"]
 

@@ -16,7 +16,8 @@ import msgspec
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 from skerry.runtime.engine.base import EngineOptions
-from skerry.runtime.runtime import Runtime, RuntimeOptions
+from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.server import serve
 
 __all__ = ["configure", "run"]

@@ -35,7 +35,7 @@ class IsolationLimits:
 
     Attributes:
         start_s: how long it may take to load the artifact.
-        call_s: how long a call may take, waiting for its turn included.
+        call_s: how long a call may wait for its turn, and how long it may then take.
         restart_s: the least time between two starts.
         memory_bytes: of address space; 0 for no limit.
     """
@@ -82,13 +82,12 @@ class IsolatedEngine:
             CancelledError: no answer in time; the process was killed.
             UnavailableError: the process died, or the engine failed.
         """
-        until = time.monotonic() + self._limits.call_s
         if not self._lock.acquire(timeout=self._limits.call_s):
             raise CancelledError(f"no turn within {self._limits.call_s:g} s", where="engine")
         try:
             if self._socket is None:
                 self._restart()
-            return self._call(dict(inputs), until)
+            return self._call(dict(inputs))
         finally:
             self._lock.release()
 
@@ -97,10 +96,10 @@ class IsolatedEngine:
         self._closed = True
         self._end()
 
-    def _call(self, inputs: dict[str, NDArray[Any]], until: float) -> dict[str, NDArray[Any]]:
+    def _call(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         assert self._socket is not None
         try:
-            self._socket.settimeout(max(0.001, until - time.monotonic()))
+            self._socket.settimeout(self._limits.call_s)
             send(self._socket, inputs)
             frame, outputs = receive(self._socket)
         except TimeoutError as error:

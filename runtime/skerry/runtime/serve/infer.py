@@ -79,15 +79,11 @@ def write_answer(call: Call, answer: Answer) -> Reply:
         tensors, parts = output_tensors(answer.outputs, _never)
     else:
         tensors, parts = output_tensors(answer.outputs, lambda name: _is_binary(request, name))
-    document = _encode(
-        InferResponse(
-            card.model,
-            card.version,
-            tensors,
-            {"artifact": answer.release.artifact.name},
-            request.id,
-        )
-    )
+    parameters = {"artifact": answer.release.artifact.name}
+    if answer.fallback is not None:
+        parameters["fallback"] = answer.fallback
+    response = InferResponse(card.model, card.version, tensors, parameters, request.id)
+    document = _encode(response)
     if parts:
         length = (_HEADER_LENGTH, str(len(document)).encode())
         return Reply(200, b"".join([document, *parts]), _OCTETS, (length,))

@@ -20,7 +20,8 @@ from skerry.devices.identity import Identity
 from skerry.devices.probe import probe
 from skerry.runtime.bundle.card import Format
 from skerry.runtime.observe import Observation, Observer
-from skerry.runtime.runtime import Runtime, RuntimeOptions
+from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.server import Server
 from skerry.telemetry.messages import Command, new_boot_id
 from skerry.telemetry.mqtt import device_link

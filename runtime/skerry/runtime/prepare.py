@@ -1,0 +1,117 @@
+"""Bringing a bundle to where it could serve: a step that fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from skerry.runtime.breaker import Breaker, BreakerLimits
+from skerry.runtime.bundle.card import ArtifactSpec, Format
+from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.choose import choose
+from skerry.runtime.engine.base import Arrays, Engine, EngineOptions
+from skerry.runtime.engine.caching import CacheLimits, CachingEngine
+from skerry.runtime.engine.select import available_formats, open_engine
+from skerry.runtime.golden import check_golden
+from skerry.runtime.prepared import Prepared
+from skerry.runtime.session import Session, SessionLimits
+
+if TYPE_CHECKING:
+    from skerry.runtime.engine.isolated import IsolationLimits
+
+__all__ = ["RuntimeOptions", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """How a device runs its models.
+
+    Attributes:
+        artifact: the artifact to run; None to choose by `formats`.
+        formats: what may run, preferred first (a profile's `formats`); None for whatever engine is
+            installed.
+        warm_up_runs: single-row calls before a release may serve, at least 1.
+        isolation: run the engine in a process of its own, within these limits.
+        cache: keep answers, within these limits.
+        breaker: when to stop asking an engine that fails.
+        standby: a second artifact of each bundle, that answers where the first one cannot.
+        default: what is answered where no engine can: a row of each output, or None for an error.
+    """
+
+    artifact: str | None = None
+    formats: tuple[Format, ...] | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    session: SessionLimits = field(default_factory=SessionLimits)
+    warm_up_runs: int = 3
+    isolation: IsolationLimits | None = None
+    cache: CacheLimits | None = None
+    breaker: BreakerLimits = field(default_factory=BreakerLimits)
+    standby: str | None = None
+    default: Arrays | None = None
+
+
+def prepare(bundle: Bundle, options: RuntimeOptions, artifact: str | None = None) -> Prepared:
+    """Digests → choice of artifact → engine → golden samples → warm-up.
+
+    Args:
+        artifact: the one to run; None for the options' choice.
+
+    Raises:
+        TrustError: a blob is not what its digest says.
+        BundleError: the bundle or the artifact is malformed, or a blob is missing.
+        UnsupportedError: nothing here runs it.
+        MissingExtraError: the engine's library is not installed.
+        GoldenError: the artifact does not reproduce its golden outputs here.
+    """
+    formats = available_formats() if options.formats is None else options.formats
+    chosen = choose(bundle.card, formats, artifact=artifact or options.artifact)
+    standby = None
+    if options.standby is not None and options.standby != chosen.name and artifact is None:
+        standby = prepare(bundle, options, options.standby)
+    try:
+        return _load(bundle, options, chosen, standby)
+    except BaseException:
+        if standby is not None:
+            standby.close()
+        raise
+
+
+def _load(
+    bundle: Bundle, options: RuntimeOptions, chosen: ArtifactSpec, standby: Prepared | None
+) -> Prepared:
+    bundle.verify(chosen.name)
+    engine = _open(chosen, bundle, options)
+    try:
+        session = Session(bundle.card, chosen, engine, options.session)
+        arrays = bundle.golden()
+        golden = check_golden(bundle.card, chosen, engine, arrays)
+        row = {spec.name: arrays[f"input/{spec.name}"][:1] for spec in bundle.card.inputs}
+        seconds = _warm_up(session, row, max(1, options.warm_up_runs))
+        if options.cache is not None:
+            engine = CachingEngine(engine, options.cache)
+            session = Session(bundle.card, chosen, engine, options.session)
+    except BaseException:
+        engine.close()
+        raise
+    breaker = Breaker(options.breaker)
+    return Prepared(bundle, chosen, engine, session, golden, seconds, breaker, standby)
+
+
+def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engine:
+    path = bundle.path(chosen.blob)
+    if options.isolation is None:
+        return open_engine(chosen.format, path, options.engine)
+    from skerry.runtime.engine.isolated import IsolatedEngine
+
+    return IsolatedEngine(chosen.format, path, options.engine, options.isolation)
+
+
+def _warm_up(session: Session, row: Arrays, runs: int) -> float:
+    """Call with one row. Returns the quickest call, in seconds."""
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        session.predict(row)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
