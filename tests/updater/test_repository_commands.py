@@ -157,3 +157,18 @@ def test_a_wrong_online_file_is_refused(tmp_path: Path, keys: OnlineKeys, change
 def test_an_impossible_threshold_is_refused(keys_: int, threshold: int) -> None:
     with pytest.raises(InputError):
         Holders(root_keys=keys_, root_threshold=threshold)
+
+
+def test_a_withdrawn_release_leaves_its_number_behind(tmp_path: Path, keys: OnlineKeys) -> None:
+    assert _init(tmp_path) == 0
+    repo = ["--repo", str(tmp_path / "repo")]
+    for number in range(2):
+        bundle = make_bundle(tmp_path / f"bundle-{number}", shift=number / 8)
+        assert main(["release", "sign", str(bundle), *repo]) == 0
+    assert main(["release", "withdraw", "linear/2", *repo]) == 2  # nobody can be asked
+    assert main(["release", "withdraw", "linear/2", *repo, "--yes"]) == 0
+    assert main(["release", "withdraw", "linear/2", *repo, "--yes"]) == 2
+    repository = OfflineRepository(tmp_path / "repo", SystemClock())
+    assert [str(release.id) for release in repository.releases()] == ["linear/1"]
+    assert repository.add_release(bundle).id.counter == 3
+    assert main(["keys", "verify", *repo]) == 0

@@ -30,7 +30,7 @@ from skerry.updater.repository.founding import (
     write_places,
 )
 from skerry.updater.repository.keys import OnlinePublic
-from skerry.updater.repository.releases import Release, releases_in, target_of
+from skerry.updater.repository.releases import Release, last_counter, releases_in, target_of
 from skerry.updater.repository.signers import Passphrase, open_signer
 from skerry.updater.repository.signing import expiry, newest, newest_root, sign
 from skerry.updater.repository.store import FolderMetadata
@@ -139,10 +139,10 @@ class OfflineRepository:
         bundle.verify()
         targets = self.targets()
         model = ModelName(bundle.card.model)
-        counters = {r.id.counter: r for r in releases_in(targets) if r.id.model == model}
-        last = max(counters, default=0)
-        if last and counters[last].manifest == bundle.manifest:
-            return counters[last], None
+        last = last_counter(targets, model)
+        for known in releases_in(targets):
+            if known.id == _numbered(model, last) and known.manifest == bundle.manifest:
+                return known, None
         release = Release(
             ReleaseId(model, last + 1), version or bundle.card.version, bundle.manifest
         )
@@ -219,6 +219,10 @@ class OfflineRepository:
         for blob in (bundle.manifest, *bundle.descriptors()):
             with bundle.blobs.path(blob.digest).open("rb") as file:
                 self.blobs.put(blob, _chunks(file))
+
+
+def _numbered(model: ModelName, counter: int) -> ReleaseId | None:
+    return ReleaseId(model, counter) if counter else None
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

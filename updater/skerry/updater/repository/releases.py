@@ -8,10 +8,11 @@ from typing import Any
 from tuf.api.metadata import TargetFile, Targets
 
 from skerry.devices.digest import Descriptor
-from skerry.devices.ids import ReleaseId
+from skerry.devices.errors import InputError
+from skerry.devices.ids import ModelName, ReleaseId
 from skerry.updater.trust.assignment import release_of, release_path
 
-__all__ = ["Release", "releases_in", "target_of"]
+__all__ = ["Release", "last_counter", "releases_in", "target_of", "withdrawn"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,6 +53,27 @@ def target_of(release: Release) -> TargetFile:
         release_path(release.id),
         {"custom": {"skerry": named}},
     )
+
+
+def last_counter(targets: Targets, model: ModelName) -> int:
+    """The highest counter that `model` ever had here, withdrawn releases included; 0 if none."""
+    marks = targets.unrecognized_fields.get("skerry", {}).get("counters", {})
+    here = [r.id.counter for r in releases_in(targets) if r.id.model == model]
+    return max([int(marks.get(str(model), 0)), *here])
+
+
+def withdrawn(targets: Targets, release: ReleaseId) -> None:
+    """Take `release` out of `targets`; its counter is remembered, and never given again.
+
+    Raises:
+        InputError: there is no such release.
+    """
+    last = last_counter(targets, release.model)
+    if targets.targets.pop(release_path(release), None) is None:
+        remedy = "see `skerry release list`"
+        raise InputError("is no release of this repository", where=release, remedy=remedy)
+    field = targets.unrecognized_fields.setdefault("skerry", {})
+    field.setdefault("counters", {})[str(release.model)] = last
 
 
 def releases_in(targets: Targets) -> list[Release]:

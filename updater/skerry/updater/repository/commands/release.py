@@ -9,16 +9,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tuf.api.metadata import Targets
+
 from skerry.devices.clock import SystemClock
 from skerry.devices.errors import InputError
+from skerry.devices.ids import ReleaseId
 from skerry.devices.output import Output, human_bytes, table
 from skerry.updater.fetch import HttpFetcher
-from skerry.updater.repository.commands.asking import offer_passphrase, passphrase_of
+from skerry.updater.repository.commands.asking import (
+    confirm,
+    offer_passphrase,
+    offer_yes,
+    passphrase_of,
+)
 from skerry.updater.repository.offline import OfflineRepository
+from skerry.updater.repository.releases import withdrawn
 from skerry.updater.repository.staging import Staging
 from skerry.updater.repository.upload import publish
 
 __all__ = ["configure", "run"]
+
+_WAITS = "waits for further signatures (`skerry keys status`)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="what people call it (the bundle's own version if not given)",
     )
+    withdraw = actions.add_parser("withdraw", help="take a release back; no device gets it then")
+    withdraw.add_argument("release", metavar="MODEL/N")
     listing = actions.add_parser("list", help="show what is signed")
     publishing = actions.add_parser("publish", help="upload what is signed to a server")
     publishing.add_argument("--server", required=True, metavar="URL", help="the fleet server")
@@ -43,34 +56,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     publishing.add_argument(
         "--everything", action="store_true", help="upload the blobs of every release again"
     )
-    for action in (sign, listing, publishing):
+    for action in (sign, withdraw, listing, publishing):
         action.add_argument(
             "--repo", type=Path, required=True, metavar="DIR", help="the repository"
         )
-    offer_passphrase(sign)
+    for action in (sign, withdraw):
+        offer_passphrase(action)
+    offer_yes(withdraw)
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
     """Run `skerry release`."""
-    return {"sign": _sign, "list": _list, "publish": _publish}[args.action](args, output)
+    actions = {"sign": _sign, "withdraw": _withdraw, "list": _list, "publish": _publish}
+    return actions[args.action](args, output)
 
 
 def _sign(args: argparse.Namespace, output: Output) -> int:
     clock = SystemClock()
     repository = OfflineRepository(args.repo, clock, passphrase=passphrase_of(args))
     release, targets = repository.new_release(args.bundle, version=args.version)
-    staging = Staging(repository, clock)
-    if targets is not None:
-        staging.release(targets)
-        staging.sign()
-        staging.finish()
-    waiting = staging.names()
-    state = "waits for further signatures (`skerry keys status`)" if waiting else "is signed"
+    waiting = [] if targets is None else _signed(Staging(repository, clock), targets)
     output.result(
         {**release.document(), "waiting": waiting},
-        f"{release.id} ({release.version}), manifest {release.manifest.digest.short}…, {state}",
+        f"{release.id} ({release.version}), manifest {release.manifest.digest.short}…, "
+        + (_WAITS if waiting else "is signed"),
     )
     return 0
+
+
+def _withdraw(args: argparse.Namespace, output: Output) -> int:
+    clock = SystemClock()
+    repository = OfflineRepository(args.repo, clock, passphrase=passphrase_of(args))
+    release, targets = ReleaseId.parse(args.release), repository.next_targets()
+    withdrawn(targets, release)
+    said = [f"{release} is no longer signed; its number is never given again"]
+    confirm(args, output, "A device that is assigned it refuses, and keeps what it runs.", said)
+    waiting = _signed(Staging(repository, clock), targets)
+    state = _WAITS if waiting else "is withdrawn; publish to make it so"
+    output.result({"withdrawn": str(release), "waiting": waiting}, f"{release} {state}")
+    return 0
+
+
+def _signed(staging: Staging, targets: Targets) -> list[str]:
+    """Sign `targets` with the keys that are here; what still waits for other signatures."""
+    staging.release(targets)
+    staging.sign()
+    staging.finish()
+    return staging.names()
 
 
 def _list(args: argparse.Namespace, output: Output) -> int:
