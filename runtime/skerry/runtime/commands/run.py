@@ -1,9 +1,14 @@
 """Serve a bundle over HTTP, by the Open Inference Protocol v2, until it is told to stop.
 
+Beyond this machine it listens only with a token and TLS. `--isolate` runs the engine in a process
+of its own, so that one that crashes or hangs is replaced while the server stays. `--cache` keeps
+answers, and stops by itself where that does not pay.
+
 Examples:
     skerry run out/bundle --http 127.0.0.1:8080
     curl localhost:8080/v2/health/ready
-    skerry run out/bundle --uds /run/skerry.sock
+    skerry run out/bundle --uds /run/skerry.sock --isolate --cache 16
+    skerry run out/bundle --http 0.0.0.0:8443 --token-file token --tls cert.pem key.pem
 """
 
 from __future__ import annotations
@@ -16,11 +21,16 @@ import msgspec
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 from skerry.runtime.engine.base import EngineOptions
+from skerry.runtime.engine.caching import CacheLimits
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
+from skerry.runtime.serve.limits import ServeLimits
+from skerry.runtime.serve.listen import Access
 from skerry.runtime.serve.server import serve
 
 __all__ = ["configure", "run"]
+
+_TOKEN_BYTES = 4096
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -28,18 +38,23 @@ def configure(parser: ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT")
     where.add_argument("--uds", type=Path, metavar="PATH", help="a Unix socket instead")
+    parser.add_argument("--token-file", type=Path, help="clients must send the token it holds")
+    parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="PEM files")
+    parser.add_argument("--clients-ca", type=Path, metavar="PEM", help="clients need a certificate")
     parser.add_argument("--artifact", metavar="NAME", help="such as onnx-int8; default: what suits")
+    parser.add_argument("--standby", metavar="NAME", help="answers where the artifact cannot")
     parser.add_argument("--threads", type=int, default=1, help="of the engine; default: 1")
+    parser.add_argument("--isolate", action="store_true", help="the engine in its own process")
+    parser.add_argument("--cache", type=int, metavar="MB", help="keep answers in so many MB")
+    parser.add_argument(
+        "--rate", type=float, default=0.0, metavar="N", help="at most N inferences a second"
+    )
 
 
 def run(args: Namespace, output: Output) -> int:
-    if args.threads < 1:
-        raise InputError("must be at least 1", where="--threads")
-    host, _, port = args.http.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{args.http!r} is not HOST:PORT", where="--http")
-    options = RuntimeOptions(artifact=args.artifact, engine=EngineOptions(threads=args.threads))
-    runtime = Runtime.open(args.bundle, options)
+    host, port = _host_port(args.http)
+    access = _access(args)
+    runtime = Runtime.open(args.bundle, _options(args))
     info = runtime.info()
     assert info is not None
 
@@ -50,10 +65,52 @@ def run(args: Namespace, output: Output) -> int:
 
     serve(
         runtime,
-        host=host.strip("[]") or "127.0.0.1",
-        port=int(port),
+        host=host,
+        port=port,
         uds=args.uds,
+        access=access,
+        limits=ServeLimits(rate=args.rate),
         on_start=started,
     )
     runtime.close()
     return 0
+
+
+def _options(args: Namespace) -> RuntimeOptions:
+    for name in ("threads", "cache", "rate"):
+        value = getattr(args, name)
+        if value is not None and value < (0 if name == "rate" else 1):
+            raise InputError(f"{value} is too small", where=f"--{name}")
+    isolation = None
+    if args.isolate:
+        from skerry.runtime.engine.isolated import IsolationLimits
+
+        isolation = IsolationLimits()
+    return RuntimeOptions(
+        artifact=args.artifact,
+        engine=EngineOptions(threads=args.threads),
+        standby=args.standby,
+        isolation=isolation,
+        cache=None if args.cache is None else CacheLimits(bytes=args.cache * 1_000_000),
+    )
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise InputError(f"{text!r} is not HOST:PORT", where="--http")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _access(args: Namespace) -> Access | None:
+    if args.token_file is None:
+        if args.tls or args.clients_ca:
+            raise InputError("is needed with --tls", where="--token-file")
+        return None
+    try:
+        with args.token_file.open("rb") as file:
+            token = file.read(_TOKEN_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read: {error}", where=args.token_file) from error
+    certificate, key = args.tls or (None, None)
+    return Access(token=token, certificate=certificate, key=key, clients_ca=args.clients_ca)
