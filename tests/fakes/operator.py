@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from fakes.clock import FakeClock
+from fakes.disk import QuickDisk
 from fakes.fetcher import FakeFetcher
 from fakes.repository import MemoryMetadata
 from skerry.devices.digest import Descriptor, Digest
+from skerry.devices.files import Disk
 from skerry.devices.ids import DeviceId, ModelName, ReleaseId
 from skerry.updater.repository import (
-    Holders,
     DirectorRepository,
+    Holders,
     ImageRepository,
     OfflineRepository,
     OnlineKeys,
@@ -70,13 +72,18 @@ class Stage:
         self.director.publish(director)
         return self.image.publish(image)
 
-    def device(self, name: str = "dev-1") -> TrustedClient:
+    def device(self, name: str = "dev-1", disk: Disk | None = None) -> TrustedClient:
         """The client of a device, enrolled the first time it is asked for."""
         place = self.folder / "devices" / name
         client = TrustedClient(
-            place, self.fetcher, device=DeviceId(name), server=SERVER, clock=self.clock
+            place,
+            self.fetcher,
+            device=DeviceId(name),
+            server=SERVER,
+            clock=self.clock,
+            disk=disk or QuickDisk(),
         )
-        if not place.exists():
+        if not (place / "image" / "root.json").exists():
             image_root = self.image.read("1.root.json")
             director_root = self.director.read(DeviceId(name), "1.root.json")
             assert image_root and director_root

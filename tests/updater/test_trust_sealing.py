@@ -1,6 +1,7 @@
 """Sealed blobs: nothing shows, nothing changed opens, and downloads go on where they broke off."""
 
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from skerry.updater.trust.sealing import (
     SealedFetcher,
     SealLimits,
     seal,
+    seal_from,
     sealed_range,
     sealed_size,
     unseal,
@@ -71,6 +73,16 @@ def test_pieces_of_any_length_do(into: list[int], out: list[int]) -> None:
     sealed = b"".join(seal(cut(DATA, into), BLOB, KEY, SMALL))
     assert sealed == _sealed()
     assert b"".join(unseal(cut(sealed, out), BLOB, KEY, limits=SMALL)) == DATA
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 101, 1_234])
+def test_a_server_seals_any_range_as_it_would_the_whole(size: int) -> None:
+    data = DATA[:size]
+    blob = Descriptor(Digest.of(data), size)
+    whole = _sealed(data)
+    for start in range(0, len(whole) + 1, 7):
+        rest = b"".join(seal_from(BytesIO(data), blob, KEY, start, SMALL))
+        assert rest == whole[start:], start
 
 
 def test_nothing_of_the_content_shows() -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from skerry.devices.errors import InputError
 from skerry.devices.files import Disk, RealDisk, confined, write_atomically
+from skerry.updater.trust.client import make_folder
 
 __all__ = ["FolderMetadata", "MetadataStore", "check_name"]
 
@@ -65,7 +66,7 @@ class FolderMetadata:
     def write(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             path = confined(self._root, check_name(name))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, self._disk)
             write_atomically(path, data, disk=self._disk)
 
     def names(self, folder: str = "") -> list[str]:

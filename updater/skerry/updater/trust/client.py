@@ -22,7 +22,7 @@ from skerry.updater.trust import rules
 from skerry.updater.trust.expiry import ExpiryPolicy, check_clock, policy_of, signed_at
 from skerry.updater.trust.rules import Refusal, Rule, Trusted
 
-__all__ = ["RepositoryClient", "TrustLimits"]
+__all__ = ["RepositoryClient", "TrustLimits", "make_folder"]
 
 _ABSENT = frozenset({403, 404})
 
@@ -46,6 +46,14 @@ class TrustLimits:
     root_rotations: int = 256
     delegations: int = 32
     manifest_bytes: int = 1_048_576
+
+
+def make_folder(folder: Path, disk: Disk) -> None:
+    """Make `folder` and what is missing above it, so that they are there after a power cut too."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        disk.sync_folder(path.parent)
 
 
 class RepositoryClient:
@@ -90,7 +98,7 @@ class RepositoryClient:
             Refusal: it is not a root that signs itself.
         """
         rules.pinned(root)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder, self._disk)
         self._keep("root", root)
 
     def refresh(self) -> Trusted:

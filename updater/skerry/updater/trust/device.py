@@ -20,7 +20,7 @@ from skerry.updater.trust.assignment import (
     check_counter,
     delta_path,
 )
-from skerry.updater.trust.client import RepositoryClient, TrustLimits
+from skerry.updater.trust.client import RepositoryClient, TrustLimits, make_folder
 from skerry.updater.trust.rules import Refusal, Rule
 
 __all__ = ["TrustedClient"]
@@ -127,7 +127,7 @@ class TrustedClient:
         if floors.get(str(release.model), 0) >= release.counter:
             return
         floors[str(release.model)] = release.counter
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder, self._disk)
         data = msgspec.json.encode(floors, order="deterministic")
         write_atomically(self._folder / "floors.json", data, disk=self._disk)
 

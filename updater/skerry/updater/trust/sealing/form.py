@@ -23,6 +23,7 @@ import secrets
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -37,6 +38,7 @@ __all__ = [
     "ContentKey",
     "SealLimits",
     "seal",
+    "seal_from",
     "sealed_range",
     "sealed_size",
     "unseal",
@@ -128,6 +130,35 @@ def seal(
         yield cipher.encrypt(_nonce(number, last=done == blob.size), piece, header)
     if done != blob.size:
         raise BundleError("the bytes to seal are not as long as said", where=blob.digest)
+
+
+def seal_from(
+    file: BinaryIO,
+    blob: Descriptor,
+    key: ContentKey,
+    start: int,
+    limits: SealLimits | None = None,
+) -> Iterator[bytes]:
+    """The sealed form of a plain file, from its byte `start` on: the answer to a range.
+
+    Args:
+        file: the plain blob, seekable.
+        blob: its digest and length.
+        key: the content key.
+        start: the first sealed byte that is wanted, at most `sealed_size(blob.size)`.
+        limits: the length of chunks.
+    """
+    size, cipher = (limits or SealLimits()).chunk_bytes, key.cipher(blob.digest)
+    header = _HEADER.pack(_MAGIC, _VERSION, size, blob.size)
+    if start < HEADER_BYTES:
+        yield header[start:]
+    number, skip = divmod(max(0, start - HEADER_BYTES), size + _TAG_BYTES)
+    file.seek(number * size)
+    for at in range(number * size, blob.size, size):
+        piece = file.read(min(size, blob.size - at))
+        last = at + len(piece) == blob.size
+        yield cipher.encrypt(_nonce(at // size, last=last), piece, header)[skip:]
+        skip = 0
 
 
 def unseal(
