@@ -49,8 +49,9 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the model comes from.
 
     Attributes:
-        model: `file.py:factory`.
-        weights: safetensors, or a state dict that `torch.load(weights_only=True)` reads.
+        model: `file.py:factory`; or `.onnx`, `.pt2`, `.keras`, `.h5`, or a SavedModel folder.
+        weights: safetensors, or a state dict that `torch.load(weights_only=True)` reads; of a
+            factory alone.
     """
 
     model: str

@@ -30,6 +30,7 @@ from skerry.devices.ids import ModelName
 __all__ = ["RecipeFile", "load_recipe"]
 
 _LARGEST_BYTES = 1 << 20
+_MODEL_SUFFIXES = {".onnx", ".pt2", ".keras", ".h5"}
 _ENTRIES: dict[str, type] = {"input": Input, "output": OutputTensor}
 _PATH_KEYS = {
     "source.model",
@@ -70,6 +71,23 @@ class RecipeFile:
             raise self.wrong(key, *problem)
         return found
 
+    def model_path(self) -> Path:
+        """The model file or folder under `source.model`.
+
+        Raises:
+            RecipeError: it is not there, or no model.
+        """
+        path = (self.folder / self.recipe.source.model).resolve()
+        if not path.exists():
+            raise self.wrong("source.model", f"there is no {path}", "check the path")
+        if not _is_model(path):
+            raise self.wrong(
+                "source.model",
+                f"{path.name} is no model that can be read",
+                "give file.py:factory, .onnx, .pt2, .keras, .h5 or a SavedModel folder",
+            )
+        return path
+
     def file(self, key: str, text: str) -> Path:
         """The existing file under `key`.
 
@@ -80,6 +98,11 @@ class RecipeFile:
         if not path.is_file():
             raise self.wrong(key, f"there is no file {path}", "check the path, or make the file")
         return path
+
+
+def _is_model(path: Path) -> bool:
+    saved = (path / "saved_model.pb").is_file()
+    return saved or (path.suffix in _MODEL_SUFFIXES and path.is_file())
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeFile:
@@ -283,7 +306,14 @@ def _check_per_channel(
 
 def _check_sources(file: RecipeFile) -> None:
     recipe = file.recipe
-    file.function("source.model", recipe.source.model)
+    if ".py:" in recipe.source.model:
+        file.function("source.model", recipe.source.model)
+    else:
+        file.model_path()
+        if recipe.source.weights:
+            raise file.wrong(
+                "source.weights", "a model file has its own weights", "leave this key out"
+            )
     if recipe.source.weights:
         file.file("source.weights", recipe.source.weights)
     data: Mapping[str, str] = {

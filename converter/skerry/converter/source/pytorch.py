@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from skerry.converter.source.finite import check_finite
 from skerry.converter.structure import STRUCTURE_KEY, Structure, apply_structure
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError
@@ -60,13 +61,7 @@ class PyTorchSource:
             )
         if self._weights is not None:
             load_weights(model, self._weights, self._shapes)
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise InputError(
-                    f"the weight {name} holds values that are not finite",
-                    where=self._weights or self._factory,
-                    remedy="train again from a good checkpoint",
-                )
+        check_finite(model, self._weights or self._factory)
         return model.eval()
 
 
