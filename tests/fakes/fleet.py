@@ -158,7 +158,7 @@ class MemoryTelemetry:
         self._keys: set[tuple[str, str, str, str, int]] = set()
         self._totals: dict[tuple[str, str], Totals] = {}
         self._windows: list[tuple[str, Window]] = []
-        self._twins: dict[str, float] = {}
+        self._twins: dict[str, tuple[str, int]] = {}
 
     def store(self, batch: Sequence[Record]) -> list[Record]:
         new = []
@@ -176,7 +176,7 @@ class MemoryTelemetry:
                 case Event() as event:
                     self._note(device, record.received, event)
                 case TwinReported() as twin:
-                    self._turn(device, twin)
+                    self._turn(device, twin, record.boot, record.seq)
             known = self._registry.device(device)
             if known:
                 self._registry.change(
@@ -202,10 +202,11 @@ class MemoryTelemetry:
             )
         )
 
-    def _turn(self, device: str, twin: TwinReported) -> None:
-        if self._twins.get(device, 0.0) > twin.at:
+    def _turn(self, device: str, twin: TwinReported, boot: str, seq: int) -> None:
+        last_boot, last_seq = self._twins.get(device, ("", 0))
+        if last_boot == boot and last_seq >= seq:
             return
-        self._twins[device] = twin.at
+        self._twins[device] = (boot, seq)
         self._registry.change(
             device,
             active=twin.active.release if twin.active else "",

@@ -258,15 +258,15 @@ def test_a_twin_says_what_runs_and_an_older_one_does_not_undo_it(store: FleetSto
         SlotReport("digits/1", MANIFEST, "onnx-int8"),
         SlotReport("digits/2", MANIFEST),
     )
-    store.telemetry.store([record(TwinReported(NOW + 2, active=slot, candidate=candidate), 1)])
+    store.telemetry.store([record(TwinReported(NOW + 2, active=slot, candidate=candidate), 2)])
     known = store.registry.device("dev-1")
     assert known is not None and (known.active, known.artifact, known.busy) == (
         "digits/1",
         "onnx-int8",
         True,
     )
-    store.telemetry.store([record(TwinReported(NOW + 3, active=candidate), 2)])
-    store.telemetry.store([record(TwinReported(NOW + 1, active=slot), 3)])
+    store.telemetry.store([record(TwinReported(NOW - 3, active=candidate), 3)])
+    store.telemetry.store([record(TwinReported(NOW + 1, active=slot), 1)])
     known = store.registry.device("dev-1")
     assert known is not None and (known.active, known.busy) == ("digits/2", False)
     assert known.last_seen == NOW + 1

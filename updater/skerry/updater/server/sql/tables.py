@@ -77,7 +77,8 @@ devices = Table(
     Column("artifact", _RELEASE, nullable=False),
     Column("busy", Boolean, nullable=False),
     Column("dropped", BigInteger, nullable=False),
-    Column("twin_at", Float, nullable=False, server_default="0"),
+    Column("twin_boot", String(32), nullable=False),
+    Column("twin_seq", BigInteger, nullable=False),
 )
 
 claims = Table(

@@ -128,13 +128,15 @@ class SqlTelemetry:
             twin, d = record.value, t.devices.c
             c.execute(
                 t.devices.update()
-                .where(d.tenant == self._tenant, d.id == device, d.twin_at <= twin.at)
+                .where(d.tenant == self._tenant, d.id == device)
+                .where(sa.or_(d.twin_boot != record.boot, d.twin_seq < record.seq))
                 .values(
                     active=twin.active.release if twin.active else "",
                     active_manifest=twin.active.manifest if twin.active else "",
                     artifact=twin.active.artifact if twin.active else "",
                     busy=twin.candidate is not None,
-                    twin_at=twin.at,
+                    twin_boot=record.boot,
+                    twin_seq=record.seq,
                 )
             )
         for device, (at, dropped) in seen.items():

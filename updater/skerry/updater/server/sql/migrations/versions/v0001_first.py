@@ -66,7 +66,8 @@ def upgrade() -> None:
         sa.Column("artifact", sa.String(length=128), nullable=False),
         sa.Column("busy", sa.Boolean(), nullable=False),
         sa.Column("dropped", sa.BigInteger(), nullable=False),
-        sa.Column("twin_at", sa.Float(), server_default="0", nullable=False),
+        sa.Column("twin_boot", sa.String(length=32), nullable=False),
+        sa.Column("twin_seq", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("tenant", "id"),
     )
     op.create_table(
