@@ -51,6 +51,7 @@ bench: $(VENV)/.installed-dev ## heavy measurements; results go to hw-bench/resu
 
 soak: $(VENV)/.installed-dev ## long-running torture of the update path
 	@cd $(ROOT) && $(BIN)/python tests/fault/sigkill.py --kills 200 --out hw-bench/results/sigkill.json
+	@cd $(ROOT) && $(BIN)/python tests/fault/interrupt_road.py --out hw-bench/results/interrupt_road.json
 
 lock: | $(BIN)/python ## resolve the newest versions that go together and write them down
 	@cd $(ROOT) && $(BIN)/python .ci/lock.py $(LOCK)

@@ -90,7 +90,7 @@ def test_runtime_and_agent_run_there(python: Path, tmp_path: Path) -> None:
     assert status.returncode == 2
     assert "enrol" in status.stderr
     refused = subprocess.run(
-        [python, "-m", "skerry.cli.main", "fleet", "devices"],
+        [python, "-m", "skerry.cli.main", "fleet", "serve", "--home", tmp_path / "server"],
         capture_output=True,
         text=True,
         check=False,

@@ -5,14 +5,20 @@ devices are processes of their own, and each line that is printed was measured o
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
+import msgspec
 from examples.road import building, fleet
 from examples.road.processes import Children, CommandFailed
 from examples.road.stage import Stage
+
+from skerry.bench.machine import read_machine
+from skerry.devices.errors import ExitCode
+from skerry.devices.files import write_atomically
 
 _ROOT = Path(__file__).resolve().parents[2]
 _INTERRUPTED = 130
@@ -22,25 +28,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=_ROOT / "out" / "demo")
     parser.add_argument("--keep", action="store_true", help="leave the fleet running")
+    parser.add_argument("--record", type=Path, help="keep what was printed, as JSON, in this file")
     args = parser.parse_args()
     work: Path = args.out.resolve()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     stage = Stage()
     children = Children(work)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     finished = False
     try:
-        _walk(stage, children, work, keep=args.keep)
+        _walk(stage, children, work)
+        if args.record:
+            _record(stage, args.record)
+        if args.keep:
+            fleet.stay(stage, work)
         finished = True
         return 0
     except CommandFailed as failure:
-        stage.failed(str(failure))
+        stage.failed(f"{failure}\nthe logs are in {work / 'logs'}")
+        finished = True  # the logs are what a person needs now
         return failure.code
     except (TimeoutError, AssertionError) as failure:
         stage.failed(f"{failure}; the logs are in {work / 'logs'}")
-        finished = True  # the logs are what a person needs now
-        return 1
+        finished = True
+        return ExitCode.BUG
     except KeyboardInterrupt:
         stage.failed("interrupted")
         return _INTERRUPTED
@@ -51,7 +64,7 @@ def main() -> int:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _walk(stage: Stage, children: Children, work: Path, *, keep: bool) -> None:
+def _walk(stage: Stage, children: Children, work: Path) -> None:
     stage.title("skerry: the whole road, once")
     teacher = building.train_teacher(stage, children, work)
     first = building.convert_first(stage, children, work, teacher)
@@ -67,9 +80,14 @@ def _walk(stage: Stage, children: Children, work: Path, *, keep: bool) -> None:
         fleet.refuse_bad_release(stage, children, server)
     fleet.show(stage, children, server)
     building.show(stage, teacher, first, second)
-    stage.done(f"the whole road in {stage.seconds:.0f} s; reports: {first.folder / 'report.html'}")
-    if keep:
-        fleet.stay(stage, server)
+    report = os.path.relpath(first.folder / "report.html")
+    stage.done(f"the whole road in {stage.seconds:.0f} s; the report of version 1: {report}")
+
+
+def _record(stage: Stage, path: Path) -> None:
+    """Keep the transcript, with the machine it was printed on."""
+    record = {"machine": read_machine(), "transcript": stage.transcript}
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
 
 if __name__ == "__main__":

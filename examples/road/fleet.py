@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,12 +255,14 @@ def show(stage: Stage, children: Children, server: Server) -> None:
         stage.block(table([*head, "delta bytes"], rows))
 
 
-def stay(stage: Stage, server: Server) -> None:
+def stay(stage: Stage, work: Path) -> None:
     """Leave everything running until Ctrl-C."""
-    stage.done(f"console: {server.url}/")
-    stage.done(f"operator token: {(server.home / 'operator.token').read_text().strip()}")
+    home = work / "server"
+    stage.done(f"console: {_json(home / 'server.json')['url']}/")
+    stage.done(f"operator token: {(home / 'operator.token').read_text().strip()}")
     stage.done("Ctrl-C ends the server and the devices")
-    signal.pause()
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def _publish(children: Children, server: Server, bundle: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees on the road: numbered steps, what is going on, what came of it."""
 
 import itertools
+import re
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_PAINT = re.compile(r"\x1b\[\d+m")
 _BOLD, _DIM, _GREEN, _RED, _OFF = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
@@ -22,6 +24,7 @@ class Stage:
         self._lock = threading.Lock()
         self._doing = ""
         self._began = time.monotonic()
+        self.transcript: list[str] = []
 
     def title(self, text: str) -> None:
         self._print(f"\n{self._paint(_BOLD, text)}\n")
@@ -80,6 +83,7 @@ class Stage:
             self._stream.write("\r\x1b[2K")
 
     def _print(self, text: str) -> None:
+        self.transcript += _PAINT.sub("", text).splitlines()
         with self._lock:
             clear = "\r\x1b[2K" if self._live else ""
             self._stream.write(f"{clear}{text}\n")

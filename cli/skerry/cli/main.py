@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from skerry.cli.table import COMMANDS, Entry
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    from skerry.devices.errors import SkerryError
 
 __all__ = ["main"]
 
@@ -61,7 +60,8 @@ def _run(entry: Entry, words: list[str]) -> int:
         module.configure(parser)
         _offer_json(parser)
         args = parser.parse_args(words)
-        return int(module.run(args, Output(as_json=args.json)))
+        with _naming_the_extra(entry):
+            return int(module.run(args, Output(as_json=args.json)))
     except SkerryError as error:
         print(f"skerry {entry.name}: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -82,20 +82,23 @@ def _offer_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(entry: Entry) -> ModuleType:
-    """Import the command's module, naming the extra to install where a package is missing."""
-    try:
+    with _naming_the_extra(entry):
         return import_module(entry.module)
+
+
+@contextmanager
+def _naming_the_extra(entry: Entry) -> Iterator[None]:
+    """Where a package is missing, say which extra brings it."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.startswith("skerry"):
             raise
-        raise _missing(entry, missing) from error
+        from skerry.devices.errors import MissingExtraError
 
-
-def _missing(entry: Entry, package: str) -> SkerryError:
-    from skerry.devices.errors import MissingExtraError
-
-    return MissingExtraError(entry.extra, missing=package, needed_by=f"skerry {entry.name}")
+        needed_by = f"skerry {entry.name}"
+        raise MissingExtraError(entry.extra, missing=missing, needed_by=needed_by) from error
 
 
 def _overview() -> str:
