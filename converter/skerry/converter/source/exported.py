@@ -30,10 +30,14 @@ _PARTS = re.compile(
     r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder"
     r"|\.data/(version|serialization_id))"
 )
-_WORDS = {"Max", "Min", "Mod", "FloorDiv", "CeilDiv", "PythonMod", "CleanDiv", "True", "False"}
+_WORDS = {
+    *("Add", "CeilDiv", "CleanDiv", "False", "FloorDiv", "Integer", "Max", "Min", "Mod", "Mul"),
+    *("Pow", "PythonMod", "Rational", "Symbol", "True", "integer", "negative", "nonnegative"),
+    *("nonpositive", "nonzero", "positive", "zero"),
+}
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _SYMBOL = re.compile(r"[suz]\d+")
-_ARITHMETIC = re.compile(r"[\w\s+*/(),<>=&|~-]*")
+_ARITHMETIC = re.compile(r"[\w\s+*/(),<>=&|~'-]*")
 
 
 class ExportedSource:

@@ -77,7 +77,6 @@ class KerasSource(_TensorFlowSource):
     def _export(self) -> onnx.ModelProto:
         import keras
         import tensorflow
-        import tf2onnx
 
         class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # ships no types
             """Files of Keras 2 give it `groups`, which it never had."""
@@ -97,9 +96,7 @@ class KerasSource(_TensorFlowSource):
         def answer(*rows: Any) -> Any:
             return model(list(rows) if len(rows) > 1 else rows[0], training=False)
 
-        function = tensorflow.function(answer)
-        graph, _ = tf2onnx.convert.from_function(function, input_signature=wanted, opset=_OPSET)
-        return graph
+        return _traced(answer, wanted)
 
 
 class SavedModelSource(_TensorFlowSource):
@@ -108,6 +105,24 @@ class SavedModelSource(_TensorFlowSource):
     kind = "savedmodel"
 
     def _export(self) -> onnx.ModelProto:
+        import tensorflow
+
+        try:
+            loaded = tensorflow.saved_model.load(str(self._path))
+        except AttributeError:  # objects of an optimizer that Keras 3 no longer has
+            return self._frozen()
+        function = self._signature(loaded.signatures)
+        wanted = function.structured_input_signature[1]
+        inputs, outputs = sorted(wanted), sorted(function.structured_outputs)
+
+        def answer(*rows: Any) -> Any:
+            found = function(**dict(zip(inputs, rows, strict=True)))
+            return [found[name] for name in outputs]
+
+        return _traced(answer, [wanted[name] for name in inputs])
+
+    def _frozen(self) -> onnx.ModelProto:
+        """The graph of the signature alone, its variables made constants."""
         import tensorflow
         import tf2onnx
         from tensorflow.python.framework.convert_to_constants import (
@@ -118,18 +133,33 @@ class SavedModelSource(_TensorFlowSource):
         graph = tensorflow.Graph()
         with graph.as_default(), v1.Session(graph=graph) as session:
             meta = v1.saved_model.loader.load(session, ["serve"], str(self._path))
-            if _SIGNATURE not in meta.signature_def:
-                raise InputError(
-                    f"has no signature {_SIGNATURE!r}",
-                    where=self._path,
-                    remedy=f"it has: {', '.join(sorted(meta.signature_def)) or 'none'}",
-                )
-            signature = meta.signature_def[_SIGNATURE]
+            signature = self._signature(meta.signature_def)
             inputs = [signature.inputs[name].name for name in sorted(signature.inputs)]
             outputs = [signature.outputs[name].name for name in sorted(signature.outputs)]
             nodes = [name.partition(":")[0] for name in outputs]
             frozen = freeze(session, graph.as_graph_def(), nodes)
-        made, _ = tf2onnx.convert.from_graph_def(
+        made: tuple[onnx.ModelProto, Any] = tf2onnx.convert.from_graph_def(
             frozen, input_names=inputs, output_names=outputs, opset=_OPSET
         )
-        return made
+        return made[0]
+
+    def _signature(self, signatures: Mapping[str, Any]) -> Any:
+        if _SIGNATURE not in signatures:
+            raise InputError(
+                f"has no signature {_SIGNATURE!r}",
+                where=self._path,
+                remedy=f"it has: {', '.join(sorted(signatures)) or 'none'}",
+            )
+        return signatures[_SIGNATURE]
+
+
+def _traced(function: Any, wanted: list[Any]) -> onnx.ModelProto:
+    """A Python function over tensors as an ONNX graph."""
+    import tensorflow
+    import tf2onnx
+
+    traced = tensorflow.function(function)
+    made: tuple[onnx.ModelProto, Any] = tf2onnx.convert.from_function(
+        traced, input_signature=wanted, opset=_OPSET
+    )
+    return made[0]
