@@ -131,6 +131,10 @@ def test_the_reason_a_server_gives_reaches_the_reader(site: Site, http: HttpFetc
     site.special["/a"] = lambda handler: handler.answer(403, {}, b"this device is revoked")  # type: ignore[attr-defined]
     with pytest.raises(RefusedError, match="this device is revoked"):
         fetch_bytes(http, site.url + "/a", 10)
+    told = b'{"error": "no such claim", "where": "token"}'
+    site.special["/b"] = lambda handler: handler.answer(403, {}, told)  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match="answered 403: no such claim;"):
+        fetch_bytes(http, site.url + "/b", 10)
 
 
 def test_a_file_is_sent_from_the_disk(site: Site, http: HttpFetcher, tmp_path: Path) -> None:

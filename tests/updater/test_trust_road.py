@@ -101,6 +101,14 @@ def test_online_metadata_is_renewed_and_stays_believed(stage: Stage) -> None:
         assert found is not None and found.release == one.id
 
 
+def test_the_server_knows_when_operators_must_sign_again(stage: Stage) -> None:
+    expires = stage.image.expires()
+    assert set(expires) == {"root", "targets"}
+    assert all(
+        at - stage.clock.now() == pytest.approx(365 * 86_400, abs=2) for at in expires.values()
+    )
+
+
 def test_a_server_that_stops_signing_is_noticed(stage: Stage) -> None:
     stage.device().assignment()
     stage.clock.advance(2 * 86_400)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
 import urllib3
 
 from skerry.devices.clock import Clock, SystemClock
@@ -270,6 +271,10 @@ class HttpFetcher:
         )
 
 
+class _Reason(msgspec.Struct, frozen=True):
+    error: str
+
+
 class _HttpBody:
     """The body of one answer, counted, and given up where it trickles."""
 
@@ -359,5 +364,8 @@ def _reason(error: Exception) -> str:
 
 
 def _printable(data: bytes) -> str:
+    """The reason a server gives: the `error` of a JSON answer, or its text."""
     text = data.decode("utf-8", "replace")
+    with suppress(msgspec.DecodeError):
+        text = msgspec.json.decode(data, type=_Reason).error
     return "".join(sign if sign.isprintable() else " " for sign in text)[:500].strip()

@@ -28,7 +28,6 @@ from skerry.updater.repository.signing import (
     require_key,
     sign,
     stale,
-    versions,
 )
 from skerry.updater.repository.store import MetadataStore
 from skerry.updater.trust import rules
@@ -76,6 +75,7 @@ class DirectorRepository:
         self._store, self._keys, self._clock = store, keys.director, clock
         self._limits = limits or DirectorLimits()
         self._lock = RLock()
+        self._known_root: Root | None = None
 
     def publish(self, uploaded: Mapping[str, bytes]) -> None:
         """Take over roots that operators signed.
@@ -103,7 +103,7 @@ class DirectorRepository:
             TrustError: no root is published yet.
         """
         with self._lock:
-            root = newest_root(self._store)
+            root = self._root()
             if not self._stands(device, root) or self._said(device) != release:
                 self._sign(device, release)
 
@@ -124,9 +124,16 @@ class DirectorRepository:
             return None
         if name == "timestamp.json":
             with self._lock:
-                if not self._stands(device, newest_root(self._store)):
+                if not self._stands(device, self._root()):
                     self._sign(device, self._said(device))
         return self._store.read(f"{device}/{name}")
+
+    def _root(self) -> Root:
+        """The newest root; the store, which holds a folder per device, is not listed each time."""
+        known = self._known_root
+        if known is None or self._store.read(f"{known.version + 1}.root.json") is not None:
+            known = self._known_root = newest_root(self._store)
+        return known
 
     def _stands(self, device: DeviceId, root: Root) -> bool:
         """Whether what is stored for `device` is signed by today's keys and lasts long enough."""
@@ -156,7 +163,7 @@ class DirectorRepository:
 
         What somebody slipped into the store without a key must not be signed on.
         """
-        for version in reversed(versions(self._store, "root")):
+        for version in range(self._root().version, 0, -1):
             root = self._store.read(f"{version}.root.json")
             try:
                 if root is not None:

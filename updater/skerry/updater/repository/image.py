@@ -130,10 +130,10 @@ class ImageRepository:
             self._sign_current()
 
     def refresh(self) -> bool:
-        """Sign anew what is past half its life; whether anything was.
+        """Sign anew what is past half its life; whether anything was. Call it every few minutes.
 
         Raises:
-            TrustError: the operators' own metadata has expired: they must sign it anew.
+            TrustError: nothing is published yet.
         """
         with self._lock:
             root, now, limits = newest_root(self._store), self._clock.now(), self._limits
@@ -154,6 +154,21 @@ class ImageRepository:
             if not fresh:
                 self._sign_current()
             return not fresh
+
+    def expires(self) -> dict[str, float]:
+        """When what operators signed expires, in seconds since the epoch: `root` and `targets`.
+
+        They alone can renew it (`skerry keys renew`); after that devices refuse every update.
+
+        Raises:
+            TrustError: nothing is published yet.
+        """
+        with self._lock:
+            found = {"root": newest_root(self._store).expires.timestamp()}
+            targets = self._targets()
+            if targets is not None:
+                found["targets"] = targets.expires.timestamp()
+            return found
 
     def read(self, name: str) -> bytes | None:
         """The public metadata called `name`, or None."""
