@@ -3,6 +3,8 @@
 import gzip
 import http.client
 import json
+import os
+import signal
 import ssl
 import threading
 import zlib
@@ -19,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fakes.bundles import linear, make_bundle
 from skerry.devices.errors import InputError
+from skerry.runtime.engine.isolated import IsolatedEngine, IsolationLimits
+from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.listen import Access
@@ -285,3 +289,65 @@ def test_a_short_token_or_a_bad_certificate_is_refused(tmp_path: Path) -> None:
     bad.write_text("no certificate")
     with pytest.raises(InputError, match=r"bad\.pem"):
         Access(token="a token of some length", certificate=bad).context()
+
+
+def test_an_isolated_engine_that_hangs_does_not_hold_up_the_server(tmp_path: Path) -> None:
+    options = RuntimeOptions(isolation=IsolationLimits())
+    runtime = Runtime.open(make_bundle(tmp_path / "b"), options)
+    assert runtime.active is not None
+    engine = runtime.active._engine
+    assert isinstance(engine, IsolatedEngine)
+    assert engine.pid is not None
+    with Server(runtime) as server:
+        client = Client(server)
+        assert client.post(_json())[0] == 200
+        os.kill(engine.pid, signal.SIGSTOP)
+        assert client.post(_json(parameters={"timeout": 50_000}))[0] == 504
+        os.kill(engine.pid, signal.SIGCONT)
+        assert client.post(_json())[0] == 200
+    runtime.close()
+
+
+@pytest.mark.parametrize(("gain", "runs"), [(4.0, 2), (1.0, 7)])
+def test_what_waits_is_answered_as_one_batch_where_the_model_gains(
+    tmp_path: Path, gain: float, runs: int
+) -> None:
+    held = Held(tmp_path)
+    release = held.runtime.active
+    assert release is not None
+    release.batch_gain = gain
+    with Server(held.runtime, limits=ServeLimits(threads=1)) as server:
+        client = Client(server)
+        first, threads = _in_threads(client, 1)
+        assert held.entered.acquire(timeout=20)
+        rest, more = _in_threads(client, 6)
+        while server.waiting < 6:
+            more[0].join(0.01)
+        held.leave.set()
+        for thread in threads + more:
+            thread.join()
+    assert first + rest == [200] * 7
+    found = 1
+    while held.entered.acquire(blocking=False):
+        found += 1
+    assert found == runs
+
+
+def test_a_bug_is_500_and_service_goes_on(tmp_path: Path) -> None:
+    runtime = Runtime.open(make_bundle(tmp_path / "b"))
+    release = runtime.active
+    assert release is not None
+    answer = release.session.predict
+
+    def broken(*words: Any) -> Any:
+        raise ZeroDivisionError
+
+    with Server(runtime) as server:
+        client = Client(server)
+        for seconds in (0.0, 1.0):
+            release.row_seconds = seconds
+            release.session.predict = broken  # type: ignore[method-assign]
+            status, _, data = client.post(_json())
+            assert (status, "bug" in json.loads(data)["error"]) == (500, True)
+            release.session.predict = answer  # type: ignore[method-assign]
+            assert client.post(_json())[0] == 200

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from skerry.runtime.batching import rows_of
 from skerry.runtime.breaker import Breaker, BreakerLimits
 from skerry.runtime.bundle.card import ArtifactSpec, Format
 from skerry.runtime.bundle.reader import Bundle
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from skerry.runtime.engine.isolated import IsolationLimits
 
 __all__ = ["RuntimeOptions", "prepare"]
+
+_BATCH_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +89,27 @@ def _load(
         session = Session(bundle.card, chosen, engine, options.session)
         arrays = bundle.golden()
         golden = check_golden(bundle.card, chosen, engine, arrays)
-        row = {spec.name: arrays[f"input/{spec.name}"][:1] for spec in bundle.card.inputs}
-        seconds = _warm_up(session, row, max(1, options.warm_up_runs))
+        seconds = _warm_up(session, _rows(bundle, arrays, 1), max(1, options.warm_up_runs))
+        batch = _rows(bundle, arrays, min(_BATCH_ROWS, golden.rows, options.session.rows))
+        gain = rows_of(batch) * seconds / _warm_up(session, batch, 1)
         if options.cache is not None:
             engine = CachingEngine(engine, options.cache)
             session = Session(bundle.card, chosen, engine, options.session)
     except BaseException:
         engine.close()
         raise
-    breaker = Breaker(options.breaker)
-    return Prepared(bundle, chosen, engine, session, golden, seconds, breaker, standby)
+    return Prepared(
+        bundle,
+        chosen,
+        engine,
+        session,
+        golden,
+        seconds,
+        gain,
+        options.isolation is not None,
+        Breaker(options.breaker),
+        standby,
+    )
 
 
 def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engine:
@@ -107,11 +121,16 @@ def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engi
     return IsolatedEngine(chosen.format, path, options.engine, options.isolation)
 
 
-def _warm_up(session: Session, row: Arrays, runs: int) -> float:
-    """Call with one row. Returns the quickest call, in seconds."""
+def _rows(bundle: Bundle, arrays: Arrays, count: int) -> Arrays:
+    """The first `count` golden rows, by input name."""
+    return {spec.name: arrays[f"input/{spec.name}"][:count] for spec in bundle.card.inputs}
+
+
+def _warm_up(session: Session, inputs: Arrays, runs: int) -> float:
+    """Call again and again. Returns the quickest call, in seconds."""
     seconds = []
     for _ in range(runs):
         began = time.perf_counter()
-        session.predict(row)
+        session.predict(inputs)
         seconds.append(time.perf_counter() - began)
     return min(seconds)

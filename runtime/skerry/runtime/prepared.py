@@ -42,6 +42,8 @@ class Prepared:
         golden: what the golden test found.
         session: what answers; call it between `enter` and `leave`.
         row_seconds: the quickest single-row call of the warm-up.
+        batch_gain: how many times faster rows are answered eight at a time than one by one.
+        isolated: whether the engine is another process, so that a call may take its whole limit.
         breaker: whether the engine is asked at all after failures.
         standby: another artifact of the same bundle, that answers where this one cannot.
     """
@@ -54,6 +56,8 @@ class Prepared:
         session: Session,
         golden: GoldenResult,
         row_seconds: float,
+        batch_gain: float,
+        isolated: bool,
         breaker: Breaker,
         standby: Prepared | None = None,
     ) -> None:
@@ -62,6 +66,8 @@ class Prepared:
         self.manifest: Digest = bundle.manifest.digest
         self.golden = golden
         self.row_seconds = row_seconds
+        self.batch_gain = batch_gain
+        self.isolated = isolated
         self.info = _info(bundle, artifact, engine)
         self._engine = engine
         self.session = session

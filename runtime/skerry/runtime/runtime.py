@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from skerry.devices.errors import InputError, SkerryError, UnavailableError
+from skerry.runtime.batching import join, repeated, rows_of, split
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.engine.base import Arrays
 from skerry.runtime.observe import Observation, Observer
@@ -157,24 +157,65 @@ class Runtime:
             UnavailableError: no release is active, or none could answer.
             InputError: no release of that version is here.
         """
+        return self._answer(inputs, outputs, version, self._observer)
+
+    def answer_all(
+        self,
+        calls: Sequence[Arrays],
+        outputs: Sequence[str] | None = None,
+        *,
+        version: str | None = None,
+    ) -> list[Answer | SkerryError]:
+        """As `answer` for several callers: in one run of the engine where their inputs go
+        together, else one by one. Each gets an answer or an error of its own."""
+        joined = join(calls) if len(calls) > 1 else None
+        if joined is not None:
+            began = time.perf_counter()
+            try:
+                answer = self._answer(joined, outputs, version, None)
+                parts = split(answer.outputs, [rows_of(inputs) for inputs in calls])
+            except (SkerryError, ValueError):
+                pass  # each alone will tell whose fault it is
+            else:
+                if self._observer is not None:
+                    for inputs, part in zip(calls, parts, strict=True):
+                        _tell(self._observer, answer.release, began, inputs, part, None)
+                return [answer._replace(outputs=part) for part in parts]
+        return [self._alone(inputs, outputs, version) for inputs in calls]
+
+    def _alone(
+        self, inputs: Arrays, outputs: Sequence[str] | None, version: str | None
+    ) -> Answer | SkerryError:
+        try:
+            return self._answer(inputs, outputs, version, self._observer)
+        except SkerryError as error:
+            return error
+
+    def _answer(
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        observer: Observer | None,
+    ) -> Answer:
         began = time.perf_counter()
         release = self._enter(version)
         try:
             found = self._ask(release, inputs, outputs, began)
         except UnavailableError as error:
-            if self._observer is not None:
-                self._tell(release, began, inputs, {}, "engine")
+            if observer is not None:
+                _tell(observer, release, began, inputs, {}, "engine")
             if version is not None:
                 raise
-            return self._fall_back(release, inputs, outputs, error)
+            return self._fall_back(release, inputs, outputs, error, observer)
         except SkerryError:
-            if self._observer is not None:
-                self._tell(release, began, inputs, {}, "signature")
+            if observer is not None:
+                _tell(observer, release, began, inputs, {}, "signature")
             raise
         finally:
             release.leave()
-        if self._observer is not None:
-            self._tell(release, began, inputs, found, None)
+        if observer is not None:
+            _tell(observer, release, began, inputs, found, None)
         return Answer(found, release)
 
     def _ask(
@@ -205,6 +246,7 @@ class Runtime:
         inputs: Arrays,
         outputs: Sequence[str] | None,
         error: UnavailableError,
+        observer: Observer | None,
     ) -> Answer:
         previous = self._previous
         if previous is failed or (previous is not None and not previous.same_signature(failed)):
@@ -219,12 +261,12 @@ class Runtime:
                 continue
             finally:
                 other.leave()
-            if self._observer is not None:
-                self._tell(other, began, inputs, found, None)
+            if observer is not None:
+                _tell(observer, other, began, inputs, found, None)
             return Answer(found, other, kind)
         if self._options.default is None:
             raise error
-        return Answer(_repeated(self._options.default, inputs, outputs), failed, "default")
+        return Answer(repeated(self._options.default, inputs, outputs), failed, "default")
 
     def _enter(self, version: str | None) -> Prepared:
         while True:
@@ -242,26 +284,24 @@ class Runtime:
                 return release
         raise InputError(f"no version {version[:80]!r} is loaded", where="version")
 
-    def _tell(
-        self, release: Prepared, began: float, inputs: Arrays, found: Arrays, error: str | None
-    ) -> None:
-        assert self._observer is not None
-        rows = 0 if error else len(next(iter(found.values())))
-        self._observer.observed(
-            Observation(
-                release.manifest,
-                release.artifact.name,
-                time.perf_counter() - began,
-                rows,
-                {} if error else inputs,
-                found,
-                error,
-            )
+
+def _tell(
+    observer: Observer,
+    release: Prepared,
+    began: float,
+    inputs: Arrays,
+    found: Arrays,
+    error: str | None,
+) -> None:
+    rows = 0 if error else len(next(iter(found.values())))
+    observer.observed(
+        Observation(
+            release.manifest,
+            release.artifact.name,
+            time.perf_counter() - began,
+            rows,
+            {} if error else inputs,
+            found,
+            error,
         )
-
-
-def _repeated(default: Arrays, inputs: Arrays, outputs: Sequence[str] | None) -> Arrays:
-    """The declared default for each row of a call."""
-    rows = len(next(iter(inputs.values())))
-    names = default if outputs is None else outputs
-    return {name: np.repeat(default[name][None], rows, axis=0) for name in names}
+    )

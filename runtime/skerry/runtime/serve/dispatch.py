@@ -1,17 +1,23 @@
 """Where an inference runs: on the event loop where it is quick, else on one thread a core.
 
 Threads help because the engines let go of the interpreter lock. What waits for one is bounded, and
-answered at its deadline whether or not the engine has.
+answered at its deadline whether or not the engine has. A thread that becomes free takes all that
+wait and go together as one batch, where the model gains by it: nothing waits for company.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from skerry.devices.errors import SkerryError
+from skerry.runtime.batching import rows_of
 from skerry.runtime.runtime import Answer, Runtime
 from skerry.runtime.serve.admission import TokenBucket
 from skerry.runtime.serve.api import Api, failure
@@ -21,6 +27,8 @@ from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.metrics import Metrics
 
 __all__ = ["Dispatcher"]
+
+_log = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -33,6 +41,7 @@ class Dispatcher:
         self._bucket = TokenBucket(limits.rate, limits.burst) if limits.rate > 0 else None
         self._threads = limits.threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="skerry-infer")
+        self._waiting: deque[_Job] = deque()
         self._under_way = 0
 
     def respond(self, request: Request, done: Done) -> None:
@@ -46,8 +55,7 @@ class Dispatcher:
                 return
             if self._refuse(began, done):
                 return
-            active = self._runtime.active
-            if active is not None and active.row_seconds > self._limits.inline_s:
+            if self._takes_long():
                 self._offload(call, began, done)
                 return
             reply = write_answer(
@@ -55,12 +63,27 @@ class Dispatcher:
             )
         except SkerryError as error:
             reply = failure(error)
+        except Exception:  # noqa: BLE001 - logged, and told as 500
+            _log.exception("a request ended in a bug")
+            reply = _bug()
         self._metrics.answered(reply.status, self._loop.time() - began)
         done(reply)
+
+    @property
+    def waiting(self) -> int:
+        """Inferences that wait for a thread."""
+        return len(self._waiting)
 
     def close(self) -> None:
         """Wait for no thread; what they still do is not answered."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _takes_long(self) -> bool:
+        """Whether the model may hold up whoever calls it for long."""
+        active = self._runtime.active
+        if active is None:
+            return False
+        return active.isolated or active.row_seconds > self._limits.inline_s
 
     def _refuse(self, now: float, done: Done) -> bool:
         """Whether the rate is exceeded; if so `done` has been told."""
@@ -79,42 +102,85 @@ class Dispatcher:
             return
         self._under_way += 1
         seconds = min(call.timeout_s or limits.deadline_s, limits.deadline_s)
-        job = _Job(call, began + seconds, done)
-        job.timer = self._loop.call_at(job.expires, self._late, job, began)
-        self._pool.submit(self._work, job, began)
+        job = _Job(call, began, began + seconds, done)
+        job.timer = self._loop.call_at(job.expires, self._late, job)
+        self._waiting.append(job)
+        self._pool.submit(self._work)
 
-    def _work(self, job: _Job, began: float) -> None:
-        """In a thread: run, unless nobody waits for it any more."""
-        found: Answer | SkerryError | None = None
-        if self._loop.time() < job.expires:
-            call = job.call
-            try:
-                found = self._runtime.answer(call.inputs, call.outputs, version=call.version)
-            except SkerryError as error:
-                found = error
-        self._loop.call_soon_threadsafe(self._ended, job, began, found)
-
-    def _ended(self, job: _Job, began: float, found: Answer | SkerryError | None) -> None:
-        """Back on the loop: answer, unless the deadline has."""
-        self._under_way -= 1
-        if job.timer is None or found is None:
+    def _work(self) -> None:
+        """In a thread: run what waits, unless another thread has taken it along."""
+        jobs = self._take()
+        if not jobs:
             return
-        job.timer.cancel()
-        reply = failure(found) if isinstance(found, SkerryError) else write_answer(job.call, found)
-        self._metrics.answered(reply.status, self._loop.time() - began)
-        job.done(reply)
+        found: Sequence[Answer | SkerryError | None]
+        first = jobs[0].call
+        try:
+            found = self._runtime.answer_all(
+                [job.call.inputs for job in jobs], first.outputs, version=first.version
+            )
+        except Exception:  # noqa: BLE001 - logged, and told as 500
+            _log.exception("an inference ended in a bug")
+            found = [None] * len(jobs)
+        self._loop.call_soon_threadsafe(self._ended, jobs, found)
 
-    def _late(self, job: _Job, began: float) -> None:
+    def _take(self) -> list[_Job]:
+        """The oldest job that waits, and those behind it that may share its batch."""
+        jobs: list[_Job] = []
+        rows, most = 0, self._most_rows()
+        with suppress(IndexError):  # another thread was quicker
+            while not jobs or rows < most:
+                job = self._waiting.popleft()
+                more = rows_of(job.call.inputs)
+                if jobs and not (rows + more <= most and job.goes_with(jobs[0])):
+                    self._waiting.appendleft(job)
+                    break
+                jobs.append(job)
+                rows += more
+        return jobs
+
+    def _most_rows(self) -> int:
+        active = self._runtime.active
+        gains = active is not None and active.batch_gain >= self._limits.batch_gain
+        return self._limits.batch_rows if gains else 1
+
+    def _ended(self, jobs: list[_Job], found: Sequence[Answer | SkerryError | None]) -> None:
+        """Back on the loop: answer, unless the deadline has."""
+        for job, one in zip(jobs, found, strict=True):
+            self._under_way -= 1
+            if job.timer is None:
+                continue
+            job.timer.cancel()
+            if isinstance(one, Answer):
+                reply = write_answer(job.call, one)
+            else:
+                reply = _bug() if one is None else failure(one)
+            self._metrics.answered(reply.status, self._loop.time() - job.began)
+            job.done(reply)
+
+    def _late(self, job: _Job) -> None:
+        """On the loop: the deadline has come. What still waits is not run any more."""
         job.timer = None
-        self._metrics.answered(504, self._loop.time() - began)
-        job.done(error_reply(504, f"not answered within {job.expires - began:.3f} s"))
+        with suppress(ValueError):  # it is being run
+            self._waiting.remove(job)
+            self._under_way -= 1
+        self._metrics.answered(504, self._loop.time() - job.began)
+        job.done(error_reply(504, f"not answered within {job.expires - job.began:.3f} s"))
 
 
 class _Job:
     """An inference handed to a thread. `timer` is None once the deadline has answered it."""
 
-    __slots__ = ("call", "done", "expires", "timer")
+    __slots__ = ("began", "call", "done", "expires", "timer")
 
-    def __init__(self, call: Call, expires: float, done: Done) -> None:
-        self.call, self.expires, self.done = call, expires, done
+    def __init__(self, call: Call, began: float, expires: float, done: Done) -> None:
+        self.call, self.began, self.expires, self.done = call, began, expires, done
         self.timer: asyncio.TimerHandle | None = None
+
+    def goes_with(self, other: _Job) -> bool:
+        """Whether both ask for the same outputs of the same version."""
+        mine, its = self.call, other.call
+        return (mine.version, mine.outputs) == (its.version, its.outputs)
+
+
+def _bug() -> Reply:
+    return error_reply(500, "a bug in the server; its log says more")

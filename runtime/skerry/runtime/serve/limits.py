@@ -21,6 +21,8 @@ class ServeLimits:
         inline_s: a model whose single row takes longer than this is run off the event loop.
         threads: the most inferences at once off the event loop; 0 for one per core.
         waiting: the most inferences waiting for one of those threads; the next is answered 503.
+        batch_rows: the longest batch that waiting inferences are joined to; 1 to join none.
+        batch_gain: they are joined where a batch is at least so many times faster than its rows.
         deadline_s: when an inference off the event loop is answered 504 at the latest. A request
             may ask for less by its parameter `timeout`, in microseconds.
         rate: inferences per second over all clients, answered 429 beyond; 0 for no limit.
@@ -37,6 +39,8 @@ class ServeLimits:
     inline_s: float = 0.0002
     threads: int = 0
     waiting: int = 256
+    batch_rows: int = 32
+    batch_gain: float = 1.25
     deadline_s: float = 30.0
     rate: float = 0.0
     burst: int = 32

@@ -67,6 +67,7 @@ class Server:
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._dispatcher: Dispatcher | None = None
 
     def start(self) -> None:
         """Begin to answer, in a thread. Returns when it does."""
@@ -92,6 +93,11 @@ class Server:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def waiting(self) -> int:
+        """Inferences that wait for a thread now."""
+        return 0 if self._dispatcher is None else self._dispatcher.waiting
+
     def __enter__(self) -> Server:
         self.start()
         return self
@@ -113,7 +119,7 @@ class Server:
         metrics, peers = Metrics(), set[Connection]()
         token = None if self._access is None else self._access.token
         api = Api(self._runtime, self._limits, metrics, token, self._more_metrics)
-        dispatcher = Dispatcher(api, self._runtime, self._limits, metrics)
+        dispatcher = self._dispatcher = Dispatcher(api, self._runtime, self._limits, metrics)
 
         def connect() -> Connection:
             return Connection(dispatcher, self._limits, peers, metrics.answered)
