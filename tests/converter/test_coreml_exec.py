@@ -151,6 +151,78 @@ def test_a_program_that_cannot_be_mapped_is_looped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, [[0, 5], [0, 3]])
 
 
+def test_branches_loops_and_lists(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import Builder as mb
+
+    def collatz(x: Any) -> Any:
+        """Halve or treble each turn while above one; keep the first three steps."""
+
+        def turn(step: Any, value: Any, steps: Any) -> tuple[Any, ...]:
+            half = mb.mul(x=value, y=np.float32(0.5))
+            even = mb.squeeze(x=mb.equal(x=mb.floor(x=half), y=half))
+            chosen = mb.cond(
+                pred=even,
+                _true_fn=lambda: half,
+                _false_fn=lambda: mb.add(x=mb.mul(x=value, y=np.float32(3)), y=np.float32(1)),
+            )
+            return mb.add(x=step, y=1), chosen, mb.list_write(ls=steps, index=step, value=chosen)
+
+        steps = mb.make_list(init_length=16, elem_shape=(1,), dtype="fp32", dynamic_length=False)
+        count, _, steps = mb.while_loop(
+            _cond=lambda step, value, steps: mb.squeeze(x=mb.greater(x=value, y=np.float32(1))),
+            _body=turn,
+            loop_vars=(0, x, steps),
+        )
+        return mb.identity(x=count), mb.list_gather(ls=steps, indices=[0, 1, 2])
+
+    program = from_mil(collatz, [(1,)], tmp_path)
+    count, first = program.run({"x": np.array([6], np.float32)}).values()
+    assert count == 8
+    np.testing.assert_array_equal(first, [[3], [10], [5]])
+
+
+def test_a_loop_without_end_is_stopped(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import Builder as mb
+
+    def forever(x: Any) -> Any:
+        return mb.while_loop(
+            _cond=lambda value: mb.less(x=mb.reduce_sum(x=value, axes=[0]), y=np.float32(1)),
+            _body=lambda value: mb.mul(x=value, y=np.float32(1)),
+            loop_vars=(x,),
+        )
+
+    from_mil(forever, [(1,)], tmp_path)
+    program = MilProgram.load(tmp_path / "model.mlpackage", MilLimits(loop_steps=50))
+    with pytest.raises(BundleError, match="more than 50 turns"):
+        program.run({"x": np.zeros(1, np.float32)})
+
+
+def test_state_begins_at_zero_and_is_kept_within_a_run(tmp_path: Path) -> None:
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("total", torch.zeros(1, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.total.add_(x)
+            return self.total * 2
+
+    traced = torch.jit.trace(Running(), (torch.zeros(1, 4),))
+    model = ct.convert(
+        traced,
+        inputs=[ct.TensorType(shape=(1, 4), dtype=np.float16)],
+        outputs=[ct.TensorType(dtype=np.float16)],
+        states=[ct.StateType(ct.TensorType(shape=(1, 4), dtype=np.float16), name="total")],
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    program = save(model, tmp_path)
+    assert len(program.inputs) == 1
+    for _ in range(2):
+        (found,) = program.run({program.inputs[0].name: np.ones((3, 4), np.float16)}).values()
+        np.testing.assert_array_equal(found, np.full((3, 4), 2, np.float16))
+
+
 def test_a_missing_operator_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from skerry.converter.coreml_exec import evaluate
 

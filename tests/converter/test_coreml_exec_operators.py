@@ -518,7 +518,51 @@ _SHAPES: dict[str, Case] = {
     "argsort": (lambda x: mb.argsort(x=x, axis=1, ascending=True), lambda x: x.argsort(1).int()),
     "transpose": (lambda x: mb.transpose(x=x, perm=[3, 0, -2, 1]), lambda x: x.permute(3, 0, 2, 1)),
 }
+_GRID = _RNG.uniform(-1.2, 1.2, (2, 5, 4, 2)).astype(np.float32)
+_THETA = np.array([[0.8, 0.1, 0.2, -0.3, 0.9, 0.0]], np.float32)
 _RESIZES: dict[str, Case] = {
+    "affine": (
+        lambda x: mb.affine(
+            x=x,
+            transform_matrix=_THETA,
+            output_height=5,
+            output_width=7,
+            sampling_mode="bilinear",
+            padding_mode="constant",
+            padding_value=0.0,
+            coordinates_mode="normalized_minus_one_to_one",
+            align_corners=True,
+        ),
+        lambda x: F.grid_sample(
+            x,
+            F.affine_grid(
+                torch.from_numpy(_THETA).reshape(1, 2, 3).expand(2, 2, 3), [2, 4, 5, 7], True
+            ),
+            align_corners=True,
+        ),
+    ),
+    **{
+        f"resample_{mode}_{padding}": (
+            lambda x, mode=mode, padding=padding: mb.resample(
+                x=x,
+                coordinates=_GRID,
+                sampling_mode=mode,
+                padding_mode=padding,
+                padding_value=0.0,
+                coordinates_mode="normalized_minus_one_to_one",
+                align_corners=padding == "reflection",
+            ),
+            lambda x, mode=mode, padding=padding: F.grid_sample(
+                x,
+                torch.from_numpy(_GRID),
+                mode,
+                {"constant": "zeros"}.get(padding, padding),
+                padding == "reflection",
+            ),
+        )
+        for mode in ("bilinear", "nearest")
+        for padding in ("constant", "border", "reflection")
+    },
     "upsample_nearest": (
         lambda x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=2, scale_factor_width=3),
         lambda x: F.interpolate(x, scale_factor=(2, 3)),

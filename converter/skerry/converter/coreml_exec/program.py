@@ -78,9 +78,7 @@ class MilProgram:
                 operator is named.
         """
         from coremltools.proto import Model_pb2
-        from google.protobuf.message import (  # type: ignore[import-untyped]  # ships no types
-            DecodeError,
-        )
+        from google.protobuf.message import DecodeError
 
         limits = limits or MilLimits()
         package = Package(path, limits.package)

@@ -15,6 +15,7 @@ from skerry.converter.coreml_exec.ops import (
     recurrent,
     reduce,
     resize,
+    sampling,
     shape,
     slicing,
 )
@@ -37,6 +38,7 @@ OPERATORS: dict[str, Kernel] = {
         recurrent,
         reduce,
         resize,
+        sampling,
         shape,
         slicing,
     )

@@ -53,15 +53,13 @@ def _list_gather(call: Call) -> Tensor:
     return torch.stack([items[index] for index in call.ints("indices")])
 
 
-def _update_state(call: Call) -> Tensor:
-    (state,) = call.all("state")
-    value = call["value"]
-    state[0] = value
-    return value
+def _write_state(call: Call) -> tuple[()]:
+    (state,) = call.all("input")
+    state[0] = call["data"]
+    return ()
 
 
 TABLE: dict[str, Kernel] = {
-    "coreml_update_state": _update_state,
     "list_gather": _list_gather,
     "list_length": lambda call: torch.tensor(len(_list(call)), dtype=torch.int32),
     "list_read": lambda call: _list(call)[call.integer("index")],
@@ -69,4 +67,5 @@ TABLE: dict[str, Kernel] = {
     "list_write": _list_write,
     "make_list": _make_list,
     "read_state": lambda call: call.all("input")[0][0],
+    "write_state": _write_state,
 }
