@@ -13,7 +13,7 @@ from skerry.converter.data.load import load_dataset
 from skerry.converter.recipe import Input
 from skerry.devices.errors import InputError
 
-_INPUTS = {"image": Input((1, 8, 8), "nhwc", "uint8")}
+_INPUTS = {"image": Input((1, 8, 8), layout="nhwc", dtype="uint8")}
 
 
 def test_npz_and_functions_give_the_same_form(project: Path) -> None:
@@ -93,7 +93,7 @@ def test_pictures_in_class_folders(tmp_path: Path, kind: str) -> None:
 
 def test_colour_and_layout_are_the_recipes(tmp_path: Path) -> None:
     _tar(tmp_path / "set.tar", {"a/1.png": _png(200, (4, 2), "RGB")})
-    nchw = {"image": Input((3, 2, 4), "nchw", "uint8")}
+    nchw = {"image": Input((3, 2, 4), layout="nchw", dtype="uint8")}
     found = load_dataset("set.tar", tmp_path, nchw).inputs["image"]
     assert found.shape == (1, 3, 2, 4)
     np.testing.assert_array_equal(found[0, :, 0, 0], [200, 0, 0])

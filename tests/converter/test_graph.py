@@ -1,5 +1,7 @@
 """What a recipe says of inputs and outputs is in the graph."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,24 @@ from skerry.converter.recipe import Input, OutputTensor
 _RNG = np.random.default_rng(11)
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_images_are_prepared_as_said(layout: str) -> None:
-    spec = Input((3, 4, 5), layout, "uint8", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))  # type: ignore[arg-type]
+@pytest.mark.parametrize("layout", ["nhwc", "nchw", "same"])
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_images_are_prepared_as_said(layout: Any, channels: Any) -> None:
+    spec = Input(
+        (3, 4, 5) if channels == "first" else (4, 5, 3),
+        channels,
+        layout,
+        "uint8",
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.4),
+    )
+    assert spec.picture == (3, 4, 5)
     rows = _RNG.integers(0, 256, (2, *spec.caller_shape), dtype=np.uint8)
     found = Deployable(nn.Identity(), {"image": spec}, {})(*as_tensors({"image": rows}))
-    channels_first = rows.transpose(0, 3, 1, 2) if layout == "nhwc" else rows
+    channels_first = rows.transpose(0, 3, 1, 2) if spec.channels_last else rows
     mean, std = (np.array(v).reshape(3, 1, 1) for v in (spec.mean, spec.std))
+    if channels == "last":
+        found = found.movedim(-1, 1)
     np.testing.assert_allclose(
         found.numpy(), (channels_first / 255 - mean) / std, rtol=1e-5, atol=1e-6
     )

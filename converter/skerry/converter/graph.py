@@ -16,7 +16,7 @@ __all__ = ["Deployable", "Preprocess", "as_tensors", "as_tuple", "example_inputs
 
 
 class Preprocess(nn.Module):
-    """One input: cast, channels first, `(x · scale - mean) / std` as one multiplication and sum."""
+    """One input: cast, channels where the model wants them, `(x · scale - mean) / std` as one multiplication and sum."""
 
     gain: Tensor
     offset: Tensor
@@ -30,17 +30,21 @@ class Preprocess(nn.Module):
         self._identity = bool((gain == 1).all() and (offset == 0).all())
         # Indices stay integers: an embedding looks them up.
         self._cast = spec.dtype == "uint8" or (spec.dtype != "float32" and not self._identity)
-        self._channels_last = spec.layout == "nhwc"
-        wide = (1, -1, *[1] * (axes - 1))
+        self._move = None
+        if spec.caller_shape != spec.shape or spec.channels_last != (spec.channels == "last"):
+            self._move = (-1, 1) if spec.channels_last else (1, -1)
+        wide = (
+            (1, -1, *[1] * (axes - 1)) if spec.channels == "first" else (1, *[1] * (axes - 1), -1)
+        )
         self.register_buffer("gain", _constant(gain, wide), persistent=False)
         self.register_buffer("offset", _constant(offset, wide), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, …] as callers pass it → float32 [N, channels, …]."""
+        """[N, …] as callers pass it → [N, …] as the model takes it."""
         if self._cast:
             x = x.to(torch.float32)
-        if self._channels_last:
-            x = x.movedim(-1, 1)
+        if self._move:
+            x = x.movedim(*self._move)
         return x if self._identity else x * self.gain + self.offset
 
 

@@ -63,14 +63,16 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         shape: one row as the model takes it, without the batch: [channels, height, width], …
-        layout: `nhwc` where callers pass the channels last; `same` passes the shape as it is.
+        channels: where they are in `shape`; `last` for models that come from TensorFlow.
+        layout: where callers pass them; `same` passes the shape as it is.
         dtype: what callers pass.
         scale: what values are multiplied by first; by default 1/255 for uint8 of three axes,
             otherwise 1.
-        mean, std: then subtracted and divided by; one number per channel (axis 0), or one for all.
+        mean, std: then subtracted and divided by; one number per channel, or one for all.
     """
 
     shape: Annotated[tuple[_Positive, ...], Meta(min_length=1, max_length=7)]
+    channels: Literal["first", "last"] = "first"
     layout: Literal["same", "nchw", "nhwc"] = "same"
     dtype: Literal["float32", "uint8", "int8", "int32", "int64"] = "float32"
     scale: Annotated[float, Meta(gt=0)] | None = None
@@ -80,7 +82,29 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def caller_shape(self) -> tuple[int, ...]:
         """One row as callers pass it."""
-        return (*self.shape[1:], self.shape[0]) if self.layout == "nhwc" else self.shape
+        if self.channels_last == (self.channels == "last"):
+            return self.shape
+        if self.channels_last:
+            return (*self.shape[1:], self.shape[0])
+        return (self.shape[-1], *self.shape[:-1])
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether callers pass the channels last."""
+        return self.layout == "nhwc" or (self.layout == "same" and self.channels == "last")
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels one row has."""
+        return self.shape[0 if self.channels == "first" else -1]
+
+    @property
+    def picture(self) -> tuple[int, int, int] | None:
+        """Channels, height and width where one row is a grey or colour picture."""
+        if len(self.shape) != 3 or self.channel_count not in (1, 3):
+            return None
+        sides = self.shape[1:] if self.channels == "first" else self.shape[:2]
+        return (self.channel_count, *sides)
 
     @property
     def factor(self) -> float:

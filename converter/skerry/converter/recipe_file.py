@@ -283,7 +283,7 @@ def _check_names(file: RecipeFile) -> None:
 
 def _check_inputs(file: RecipeFile) -> None:
     for name, spec in file.recipe.input.items():
-        if spec.layout == "nhwc" and len(spec.shape) < 2:
+        if spec.layout != "same" and len(spec.shape) < 2:
             raise file.wrong(
                 f"input.{name}.layout",
                 f"the shape {list(spec.shape)} has no channels to move",
@@ -296,11 +296,11 @@ def _check_inputs(file: RecipeFile) -> None:
 def _check_per_channel(
     file: RecipeFile, name: str, key: str, spec: Input, values: tuple[float, ...]
 ) -> None:
-    if len(values) not in {0, 1, spec.shape[0]}:
+    if len(values) not in {0, 1, spec.channel_count}:
         raise file.wrong(
             f"input.{name}.{key}",
-            f"{len(values)} numbers for {spec.shape[0]} channels",
-            "give one number per channel (the first axis of shape), or one for all",
+            f"{len(values)} numbers for {spec.channel_count} channels",
+            "give one number per channel, or one for all",
         )
 
 

@@ -50,7 +50,7 @@ def read_images(path: Path, spec: Input) -> tuple[NDArray[Any], NDArray[np.int64
     Raises:
         InputError: nothing is there, or a file is no picture.
     """
-    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+    if spec.picture is None:
         raise InputError(
             f"pictures do not fit an input of shape {list(spec.shape)}",
             where=path,
@@ -83,7 +83,9 @@ def decode(data: bytes, spec: Input, where: object) -> NDArray[Any]:
     Raises:
         InputError: the bytes are no picture, or a huge one.
     """
-    channels, height, width = spec.shape
+    if spec.picture is None:
+        raise InputError(f"no picture has the shape {list(spec.shape)}", where=where)
+    channels, height, width = spec.picture
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > ImageLimits.pixels:
@@ -96,7 +98,7 @@ def decode(data: bytes, spec: Input, where: object) -> NDArray[Any]:
     if shown.size != (width, height):
         shown = shown.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(shown, np.uint8).reshape(height, width, channels)
-    return pixels if spec.layout == "nhwc" else np.moveaxis(pixels, -1, 0)
+    return pixels if spec.channels_last else np.moveaxis(pixels, -1, 0)
 
 
 class _Part:

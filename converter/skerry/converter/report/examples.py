@@ -81,11 +81,11 @@ def picture(row: NDArray[Any], spec: Input) -> str:
     Args:
         row: as callers pass it, [height, width, channels] or [channels, height, width].
     """
-    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+    if spec.picture is None:
         return ""
     from PIL import Image
 
-    pixels = row if spec.layout == "nhwc" else np.moveaxis(row, 0, -1)
+    pixels = row if spec.channels_last else np.moveaxis(row, 0, -1)
     values = pixels.astype(np.float64)
     low, high = (
         (0.0, 255.0)
