@@ -9,7 +9,7 @@ KEEP   ?=
 ARGS   ?=
 LOCK   := $(ROOT)/requirements.lock
 
-.PHONY: help install demo test check format bench soak lock clean
+.PHONY: help install demo test check format bench soak record lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -52,6 +52,9 @@ bench: $(VENV)/.installed-dev ## heavy measurements; results go to hw-bench/resu
 soak: $(VENV)/.installed-dev ## long-running torture of the update path
 	@cd $(ROOT) && $(BIN)/python tests/fault/sigkill.py --kills 200 --out hw-bench/results/sigkill.json
 	@cd $(ROOT) && $(BIN)/python tests/fault/interrupt_road.py --out hw-bench/results/interrupt_road.json
+
+record: $(VENV)/.installed-demo ## walk the road and keep what it prints, in the README too
+	@cd $(ROOT) && $(BIN)/python .ci/record.py
 
 lock: | $(BIN)/python ## resolve the newest versions that go together and write them down
 	@cd $(ROOT) && $(BIN)/python .ci/lock.py $(LOCK)

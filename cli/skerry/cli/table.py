@@ -39,6 +39,7 @@ COMMANDS = (
         "skerry.runtime.commands.verify",
         "onnx",
     ),
+    Entry("diff", "compare two bundles", "skerry.runtime.commands.diff", "onnx"),
     Entry(
         "predict", "score a file of inputs with a bundle", "skerry.runtime.commands.predict", "onnx"
     ),
