@@ -1,9 +1,4 @@
-"""Bounded reading over HTTP: what a device asks for, how much of it, and when to try again.
-
-Nothing here decides whether bytes may be trusted; it decides how many are taken and how long that
-may last. A body longer than was allowed is a `TrustError`, since every length is known before it is
-asked for. What a server refuses for good is a `RefusedError`; what time may heal is a `BusyError`.
-"""
+"""The real network: HTTP and HTTPS on urllib3, within limits."""
 
 from __future__ import annotations
 
@@ -11,147 +6,28 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import urllib3
 
 from skerry.devices.clock import Clock, SystemClock
-from skerry.devices.errors import InputError, TrustError, UnavailableError
+from skerry.devices.errors import InputError
+from skerry.updater.fetch.base import (
+    Body,
+    BusyError,
+    FetchLimits,
+    RefusedError,
+    error_for_status,
+    too_long,
+)
 
-__all__ = [
-    "Body",
-    "BusyError",
-    "FetchLimits",
-    "Fetcher",
-    "HttpFetcher",
-    "RefusedError",
-    "error_for_status",
-    "fetch_bytes",
-    "too_long",
-]
+__all__ = ["HttpFetcher"]
 
-_RETRYABLE = frozenset({408, 421, 425, 429})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:\d{1,18}|\*)")
-
-
-class RefusedError(InputError):
-    """The server refused for good: asking again for the same thing will not help.
-
-    Attributes:
-        status: the HTTP status.
-    """
-
-    def __init__(
-        self, problem: str, *, status: int, where: object = None, remedy: str | None = None
-    ) -> None:
-        self.status = status
-        super().__init__(problem, where=where, remedy=remedy)
-
-
-class BusyError(UnavailableError):
-    """The server or the way to it fails now: ask again later.
-
-    Attributes:
-        retry_after: seconds that the server asks to wait, if it said so.
-    """
-
-    def __init__(
-        self, problem: str, *, where: object = None, retry_after: float | None = None
-    ) -> None:
-        self.retry_after = retry_after
-        super().__init__(problem, where=where, remedy="it will be tried again")
-
-
-@dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """How much and how long one request may take.
-
-    Attributes:
-        connect_s: seconds to establish a connection.
-        read_s: seconds between two arrivals of bytes.
-        chunk_bytes: most bytes handed over at a time.
-        redirects: redirects followed within the same origin.
-        slow_bytes_per_s, slow_after_s: an answer that is slower than this on average, once it has
-            been waited for that long, is given up: it would keep a device busy for ever.
-        error_bytes: bytes read of the text that explains an error.
-        retry_after_s: longest wait a server may ask for.
-    """
-
-    connect_s: float = 10.0
-    read_s: float = 30.0
-    chunk_bytes: int = 65_536
-    redirects: int = 3
-    slow_bytes_per_s: float = 128.0
-    slow_after_s: float = 60.0
-    error_bytes: int = 4_096
-    retry_after_s: float = 86_400.0
-
-
-class Body(Protocol):
-    """The bytes of an answer, once, in order.
-
-    Attributes:
-        start: offset of the first byte; 0 where the server sent the whole instead of the rest.
-    """
-
-    @property
-    def start(self) -> int: ...
-
-    def __iter__(self) -> Iterator[bytes]: ...
-
-
-class Fetcher(Protocol):
-    """The seam to the network."""
-
-    def open(self, url: str, *, max_bytes: int, start: int = 0) -> AbstractContextManager[Body]:
-        """Ask for `url` from byte `start` on.
-
-        Args:
-            url: what to fetch.
-            max_bytes: most bytes the whole resource may have, `start` included.
-            start: bytes that are here already.
-
-        Raises:
-            RefusedError: the server refused for good (4xx, a redirect to another origin).
-            BusyError: it may work later (408, 425, 429, 5xx, reset, stall, cut, wrong range).
-            TrustError: the resource is longer than `max_bytes`.
-            The last two also while the body is read.
-        """
-
-
-def fetch_bytes(fetcher: Fetcher, url: str, max_bytes: int) -> bytes:
-    """All of `url`, at most `max_bytes`. Raises as `Fetcher.open` does."""
-    with fetcher.open(url, max_bytes=max_bytes) as body:
-        return b"".join(body)
-
-
-def error_for_status(
-    status: int, *, where: object, detail: str = "", retry_after: float | None = None
-) -> RefusedError | BusyError:
-    """The error that an HTTP status other than 2xx means."""
-    text = f"the server answered {status}" + (f": {detail}" if detail else "")
-    if status in _RETRYABLE or status >= 500:
-        return BusyError(text, where=where, retry_after=retry_after)
-    remedy = {
-        401: "check the device's identity and its clock",
-        403: "ask the operator whether this device or token is revoked",
-        404: "it is not there; check the address",
-    }.get(status)
-    return RefusedError(text, status=status, where=where, remedy=remedy)
-
-
-def too_long(url: str, max_bytes: int) -> TrustError:
-    """The error for a resource longer than its signed or agreed length."""
-    return TrustError(
-        f"the answer is longer than the {max_bytes} bytes expected (endless data)",
-        where=url,
-        remedy="the server or something on the way to it is not to be trusted",
-    )
 
 
 class HttpFetcher:
