@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "reset":
             self.hang_up()
         else:  # cut, stall
-            self.say(200, half, length=len(data) + 1)
+            self.say(200, half, length=max(1, len(data)))
             if fault == "stall":
                 self.web.ended.wait(60)
             self.hang_up()

@@ -1,7 +1,10 @@
 """The power fails at every single operation of an update; see `power.py` for what is asked then."""
 
 import importlib.util
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,22 +26,31 @@ def _load(name: str) -> ModuleType:
 power = _load("power")
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of small files are made and removed."""
+    shared = Path("/dev/shm")
+    base = shared if os.access(shared, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(prefix="skerry-power-", dir=base) as name:
+        yield Path(name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", power.SCENARIOS, ids=lambda kind: kind.name)
 def test_a_cut_at_every_operation(
-    kind: type, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: type, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for after, step in (("lost", 1), ("kept", 4), ("torn", 4)):
-        count = power.cut_everywhere(kind(tmp_path / after), after, seed=7, step=step)
+    for after, step in (("lost", 1), ("kept", 8), ("torn", 8)):
+        count = power.cut_everywhere(kind(folder / after), after, seed=7, step=step)
         assert count.cuts == count.survived >= count.operations // step
         with capsys.disabled():
             print(f"\n{count}, unsynced {after}", end="")
 
 
 @pytest.mark.slow
-def test_a_second_cut_while_it_recovers(tmp_path: Path) -> None:
+def test_a_second_cut_while_it_recovers(folder: Path) -> None:
     for kind in power.SCENARIOS:
-        count = power.cut_everywhere(kind(tmp_path / kind.name), "torn", 11, twice=True, step=12)
+        count = power.cut_everywhere(kind(folder / kind.name), "torn", 11, twice=True, step=12)
         assert count.cuts == count.survived
 
 

@@ -12,6 +12,8 @@ from skerry.runtime.observe import Observation
 
 __all__ = ["Health", "HealthLimits", "HealthWatch", "Verdict", "judge"]
 
+_SHORTEST_S, _LONGEST_S = 0.001, 0.25  # between two looks at the stop event
+
 Verdict = Literal["wait", "well", "ill"]
 
 # Failures that say something of the caller, not of the release.
@@ -97,6 +99,7 @@ class HealthWatch:
             verdict = judge(self.health, elapsed, self._limits)
             if verdict != "wait":
                 return verdict
-            self._clock.wait(self._news, min(0.25, self._limits.seconds - elapsed))
+            left = self._limits.seconds - elapsed
+            self._clock.wait(self._news, min(_LONGEST_S, max(_SHORTEST_S, left)))
             self._news.clear()
         return "wait"

@@ -192,7 +192,7 @@ class Updater:
         except UnavailableError:
             raise
         except (BundleError, UnsupportedError, RefusedError) as error:
-            if isinstance(error, RefusedError) and error.status in (401, 403):
+            if isinstance(error, RefusedError) and not _final(error.status):
                 raise
             self._fail("refused", str(error))
             return
@@ -297,3 +297,8 @@ class Updater:
         if update is None:
             raise InputError("no update is in progress", where="journal")
         return update
+
+
+def _final(status: int) -> bool:
+    """Whether a refusal is about the blob. Others are about the device, or a portal on the way."""
+    return 400 <= status < 500 and status not in (401, 403, 407)
