@@ -1,15 +1,26 @@
 """What the real network does to a request, and how little of it a device has to bear."""
 
+import gzip
+import ipaddress
 import socket
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from fakes.clock import FakeClock
 from fakes.site import Site, serving
 from skerry.devices.errors import InputError, TrustError
 from skerry.updater.fetch import BusyError, FetchLimits, HttpFetcher, RefusedError, fetch_bytes
+
+LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 
 @pytest.fixture
@@ -152,3 +163,83 @@ def test_a_file_is_sent_from_the_disk(site: Site, http: HttpFetcher, tmp_path: P
     assert answer == b"thanks"
     assert taken["PUT /b"] == path.read_bytes()
     assert http.send("POST", site.url + "/c", b"{}", content_type="application/json") == b"thanks"
+
+
+def test_a_compressed_answer_is_not_blown_up(site: Site, http: HttpFetcher) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    site.special["/a"] = lambda handler: handler.answer(200, {"Content-Encoding": "gzip"}, bomb)  # type: ignore[attr-defined]
+    assert fetch_bytes(http, site.url + "/a", len(bomb)) == bomb
+
+
+@pytest.mark.parametrize("tail", [b"", b"5\r\nab", b"zz\r\n", b"-1\r\n"])
+def test_a_chunked_answer_that_breaks_off_is_noticed(
+    site: Site, http: HttpFetcher, tail: bytes
+) -> None:
+    def broken(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"3\r\nabc\r\n" + tail)
+        handler.close_connection = True
+
+    site.special["/a"] = broken
+    with pytest.raises(BusyError, match="broke off"):
+        fetch_bytes(http, site.url + "/a", 100)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"],
+)
+def test_nonsense_instead_of_http_is_busy(http: HttpFetcher, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(BusyError):
+            fetch_bytes(http, f"http://127.0.0.1:{port}/a", 100)
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that vouches for itself, `cert.pem` beside `key.pem`."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return folder / "cert.pem"
+
+
+def test_only_the_named_authority_is_believed(authority: Path) -> None:
+    with serving(authority) as site:
+        site.pages["/a"] = b"hello"
+        believed = HttpFetcher(ca_file=authority)
+        assert fetch_bytes(believed, site.url + "/a", 5) == b"hello"
+        believed.close()
+        stranger = HttpFetcher()
+        with pytest.raises(BusyError, match="certificate"):
+            fetch_bytes(stranger, site.url + "/a", 5)

@@ -125,7 +125,13 @@ class HttpFetcher:
             words["Authorization"] = authorization
         try:
             return self._pool.request(
-                method, url, headers=words, body=body, preload_content=False, redirect=False
+                method,
+                url,
+                headers=words,
+                body=body,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise BusyError(f"cannot be reached: {_reason(error)}", where=_origin(url)) from error
