@@ -47,7 +47,7 @@ format: $(VENV)/.installed-dev ## put every file into the house form
 	@cd $(ROOT) && $(BIN)/ruff format --quiet .
 
 bench: $(VENV)/.installed-dev ## heavy measurements; results go to hw-bench/results/
-	@cd $(ROOT) && $(BIN)/python hw-bench/plans/run_all.py
+	@cd $(ROOT) && $(BIN)/python hw-bench/plans/run_all.py $(ARGS)
 
 soak: $(VENV)/.installed-dev ## long-running torture of the update path
 	@cd $(ROOT) && $(BIN)/python tests/fault/sigkill.py --kills 200 --out hw-bench/results/sigkill.json
