@@ -22,6 +22,7 @@ from skerry.updater.rollout import (
     Lapse,
     Offer,
     Policy,
+    Revert,
     Rollout,
     Stage,
     Step,
@@ -203,6 +204,14 @@ def test_nothing_happens_before_the_start_and_in_a_pause(state: str) -> None:
 def test_an_ended_rollout_takes_back_what_is_still_open(state: str) -> None:
     ended = rollout(at("dev-1", "assigned"), at("dev-2", "succeeded"), state=state)
     assert plan(ended, FLEET, NOW) == (Withdraw("dev-1"),)
+
+
+def test_an_aborted_rollout_with_a_fallback_takes_committed_devices_back_once() -> None:
+    policy = Policy(fallback="digits/3")
+    ended = rollout(at("dev-1", "failed"), at("dev-2", "succeeded"), policy=policy, state="aborted")
+    assert plan(ended, FLEET, NOW) == (Withdraw("dev-1"), Revert("digits/3", ("dev-2",)))
+    reverted = msgspec.structs.replace(ended, reverted_by="r2")
+    assert plan(reverted, FLEET, NOW) == (Withdraw("dev-1"),)
 
 
 def test_a_verb_that_does_not_fit_names_those_that_do() -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Health",
     "Lapse",
     "Offer",
+    "Revert",
     "Step",
     "Stop",
     "Wait",
@@ -107,6 +108,13 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Revert(msgspec.Struct, frozen=True, tag=True):
+    """Give `devices`, which committed, the release `fallback`."""
+
+    fallback: str
+    devices: tuple[str, ...]
+
+
 class Finish(msgspec.Struct, frozen=True, tag=True):
     """Every stage has done what it had to."""
 
@@ -117,7 +125,7 @@ class Wait(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-Action = Choose | Offer | Confirm | Lapse | Withdraw | Step | Stop | Finish | Wait
+Action = Choose | Offer | Confirm | Lapse | Withdraw | Step | Stop | Revert | Finish | Wait
 
 _OPEN = ("chosen", "assigned", "updating")
 
@@ -131,7 +139,7 @@ def plan(rollout: Rollout, fleet: Sequence[DeviceFacts], now: float) -> tuple[Ac
         now: seconds since the epoch.
     """
     if rollout.state in ("aborted", "superseded"):
-        return tuple(_withdrawals(rollout))
+        return (*_withdrawals(rollout), *_reversal(rollout))
     if rollout.state not in ("running", "done"):
         return ()
     facts = {device.device: device for device in fleet}
@@ -214,6 +222,14 @@ def _withdrawals(rollout: Rollout) -> Iterator[Action]:
     for a in rollout.assignments:
         if a.state in (*_OPEN, "late", "failed") and not a.recalled:
             yield Withdraw(a.device)
+
+
+def _reversal(rollout: Rollout) -> Iterator[Action]:
+    """The way back for devices that committed before the rollout was aborted."""
+    fallback = rollout.policy.fallback
+    devices = tuple(a.device for a in rollout.assignments if a.state == "succeeded")
+    if rollout.state == "aborted" and fallback and devices and not rollout.reverted_by:
+        yield Revert(fallback, devices)
 
 
 def _choices(

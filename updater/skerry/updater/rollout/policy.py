@@ -82,6 +82,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         soak_s: seconds after a stage's last success before the next begins.
         device_timeout_s: an offered device that has not committed after this is `late`.
         max_in_flight: most devices that update at the same time; None for no bound.
+        fallback: a published release with a higher counter that holds older content. If the rollout
+            is aborted, the devices that committed are given it.
         on_failure: what stopping means. `abort` also takes back what was offered and not committed.
         gates: what telemetry must show.
     """
@@ -96,6 +98,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     soak_s: _Seconds = 0
     device_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)] = 3600
     max_in_flight: _Count | None = None
+    fallback: Annotated[str, msgspec.Meta(max_length=128)] = ""
     on_failure: Literal["abort", "pause"] = "abort"
     gates: Gates = Gates()
 

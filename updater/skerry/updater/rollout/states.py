@@ -152,6 +152,7 @@ class Rollout(msgspec.Struct, frozen=True):
         targets: device ids; empty for every device of the tenant, also those that join later.
         reason: why it waits or stopped.
         forgiven: failed devices that an operator has seen and resumed over.
+        reverted_by: id of the rollout that takes the devices back to the policy's fallback.
         created_at, started_at: seconds since the epoch; 0 if not yet.
         assignments: the devices chosen so far.
     """
@@ -164,6 +165,7 @@ class Rollout(msgspec.Struct, frozen=True):
     targets: tuple[str, ...] = ()
     reason: str = ""
     forgiven: tuple[str, ...] = ()
+    reverted_by: str = ""
     created_at: float = 0.0
     started_at: float = 0.0
     assignments: tuple[Assignment, ...] = ()

@@ -6,13 +6,15 @@ device is chosen in the database before the director names it, and both are done
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from threading import Event, RLock
 
 import msgspec
 
-from skerry.devices.errors import InputError
+from skerry.devices.errors import InputError, SkerryError
 from skerry.devices.ids import DeviceId, ReleaseId
+from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.repository import Release
 from skerry.updater.rollout import (
     Action,
@@ -20,33 +22,35 @@ from skerry.updater.rollout import (
     Choose,
     Confirm,
     DeviceEvent,
-    DeviceFacts,
     Finish,
-    Health,
     Lapse,
     Offer,
     Policy,
+    Revert,
     Rollout,
     RolloutVerb,
+    Stage,
     Step,
     Stop,
     Wait,
     Withdraw,
-    device_after,
     plan,
     rollout_after,
 )
+from skerry.updater.server.facts import (
+    HOLDING,
+    check_fallback,
+    facts_of,
+    formats_of,
+    moved,
+    told,
+)
 from skerry.updater.server.fleet import Fleet
-from skerry.updater.server.records import Device, StoredEvent, Totals
+from skerry.updater.server.records import Device
 
 __all__ = ["Conductor"]
 
-_HOLDING = ("running", "paused", "done")
-_FAILED_WORDS = {
-    "golden_failed": "golden test failed",
-    "rolled_back": "rolled back",
-    "refused": "refused",
-}
+_LOG = logging.getLogger(__name__)
 _replace = msgspec.structs.replace
 
 
@@ -66,6 +70,7 @@ class Conductor:
         self._lock = RLock()
         self._stirred = Event()
         self._prepared: set[str] = set()
+        self._formats: dict[str, frozenset[str]] = {}
 
     def stir(self) -> None:
         """Something happened: look at the rollouts soon. Any thread."""
@@ -88,6 +93,7 @@ class Conductor:
             raise InputError(
                 "is not published", where=release, remedy=f"publish it first; there is {names}"
             )
+        check_fallback(release, policy.fallback, known)
         enrolled = {d.id for d in self._fleet.store.registry.devices()}
         named = {*targets, *(d for stage in policy.stages for d in stage.devices)}
         if strangers := sorted(named - enrolled):
@@ -118,17 +124,21 @@ class Conductor:
             if not self._fleet.store.rollouts.save(after, was=rollout.state):
                 raise InputError("the rollout changed meanwhile; look at it again")
             if verb == "start":
-                self._supersede(after)
+                self._supersede(after, ("running", "paused"))
         self.stir()
         return after
 
-    def _supersede(self, newer: Rollout) -> None:
-        """End the rollouts whose devices `newer` takes over."""
+    def _supersede(self, newer: Rollout, states: Sequence[str]) -> None:
+        """End the rollouts in `states` whose devices `newer` takes over.
+
+        One that is done ends only when `newer` is done too: until then, and if `newer` is aborted,
+        devices that join get what it gave.
+        """
         for rollout in self._fleet.store.rollouts.all():
             covered = not newer.targets or (
                 rollout.targets and set(rollout.targets) <= set(newer.targets)
             )
-            if rollout.id != newer.id and rollout.state in _HOLDING and covered:
+            if rollout.id != newer.id and rollout.state in states and covered:
                 reason = f"superseded by {newer.id}"
                 after = rollout_after(rollout.state, "supersede")
                 ended = _replace(rollout, state=after, reason=reason)
@@ -148,7 +158,8 @@ class Conductor:
         with self._lock:
             for rollout in rollouts:
                 now = self._fleet.store.rollouts.get(rollout.id) or rollout
-                facts = _facts(now, devices, totals, rollouts, self._manifest(now.release))
+                able = [d for d in devices if self._runs_on(now.release, d)]
+                facts = facts_of(now, able, totals, rollouts, self._manifest(now.release))
                 for action in plan(now, facts, self._fleet.clock.now()):
                     moved = self._do(now.id, action) or moved
         return moved
@@ -166,7 +177,7 @@ class Conductor:
             key = (event.device, event.release)
             if key in held:
                 rollout_id, before = held[key]
-                held[key] = changed[key] = (rollout_id, _told(before, event))
+                held[key] = changed[key] = (rollout_id, told(before, event))
         self._fleet.store.rollouts.apply(list(changed.values()), events)
         return True
 
@@ -190,9 +201,12 @@ class Conductor:
             case Withdraw(device):
                 self._recall(rollout, device)
                 self._move(rollout, device, "withdraw", now)
+            case Revert(fallback, devices):
+                self._revert(rollout, fallback, devices)
             case Step(stage):
                 return rollouts.save(_replace(rollout, stage=stage, reason=""), was=rollout.state)
             case Finish():
+                self._supersede(rollout, ("done",))
                 return self._end(rollout, "finish", "")
             case Stop(abort, reason):
                 return self._end(rollout, "abort" if abort else "pause", reason)
@@ -211,11 +225,20 @@ class Conductor:
             )
         return done
 
+    def _revert(self, rollout: Rollout, fallback: str, devices: Sequence[str]) -> None:
+        """Start the rollout that takes committed devices back."""
+        policy = Policy(stages=(Stage("back", percent=100),), on_failure="pause")
+        back = self.create(fallback, policy, devices)
+        self.change(back.id, "start")
+        self._fleet.store.rollouts.save(_replace(rollout, reverted_by=back.id), was=rollout.state)
+        now = self._fleet.clock.now()
+        self._fleet.store.audit.append("server", "rollout.revert", rollout.id, back.id, now)
+
     def _move(self, rollout: Rollout, device: str, event: DeviceEvent, now: float) -> None:
         before = next((a for a in rollout.assignments if a.device == device), None)
         if before is None:
             return
-        after = _moved(before, event, now)
+        after = moved(before, event, now)
         if event == "offer":
             after = _replace(after, offered_at=now, recalled=False)
         if event == "withdraw":
@@ -225,7 +248,7 @@ class Conductor:
     def _recall(self, rollout: Rollout, device: str) -> None:
         """Let the director name what the device runs, unless another rollout has taken it over."""
         for other in self._fleet.store.rollouts.all():
-            if other.id != rollout.id and other.state in _HOLDING:
+            if other.id != rollout.id and other.state in HOLDING:
                 states = (a.state for a in other.assignments if a.device == device)
                 if any(state not in ("withdrawn", "failed", "succeeded") for state in states):
                     return
@@ -246,61 +269,27 @@ class Conductor:
             raise InputError("is no longer published", where=release)
         return found
 
+    def _runs_on(self, release: str, device: Device) -> bool:
+        """Whether the device has an engine for some artifact of it, as far as is known."""
+        here = self._formats_of(release)
+        there = formats_of(device.profile)
+        return not here or not there or bool(here & there)
+
+    def _formats_of(self, release: str) -> frozenset[str]:
+        if release not in self._formats:
+            found = self._find(release)
+            if found is None:
+                return frozenset()
+            try:
+                card = Bundle.of(self._fleet.blobs, found.manifest).card
+            except SkerryError as error:
+                _LOG.warning("cannot read the bundle of %s: %s", release, error)
+                return frozenset()
+            self._formats[release] = frozenset(a.format for a in card.artifacts)
+        return self._formats[release]
+
     def _manifest(self, release: str) -> str:
         releases: Iterable[tuple[str, str]] = (
             (r.release, r.manifest) for r in self._fleet.store.access.releases()
         )
         return dict(releases).get(release, "")
-
-
-def _moved(before: Assignment, event: DeviceEvent, now: float) -> Assignment:
-    state = device_after(before.state, event)
-    return before if state == before.state else _replace(before, state=state, since=now)
-
-
-def _told(before: Assignment, event: StoredEvent) -> Assignment:
-    """The assignment after what the device told of it."""
-    after = _moved(before, event.kind, event.received)
-    if after.state == "failed" and before.state != "failed":
-        words = _FAILED_WORDS[event.kind]
-        after = _replace(after, reason=f"{words}: {event.reason}" if event.reason else words)
-    if after.state == "succeeded":
-        after = _replace(after, reason="")
-    if event.full_bytes:
-        after = _replace(after, delta_bytes=event.delta_bytes, full_bytes=event.full_bytes)
-    return after
-
-
-def _facts(
-    rollout: Rollout,
-    devices: Iterable[Device],
-    totals: Iterable[Totals],
-    rollouts: Sequence[Rollout],
-    manifest: str,
-) -> list[DeviceFacts]:
-    """What `plan` may know: the devices that no newer rollout holds."""
-    taken = {
-        a.device
-        for other in rollouts
-        if other.state in _HOLDING and other.started_at > rollout.started_at
-        for a in other.assignments
-        if a.state != "withdrawn"
-    }
-    health = {t.device: t for t in totals if t.manifest == manifest}
-    return [
-        DeviceFacts(
-            device.id,
-            device.online,
-            "" if device.busy else device.active,
-            _health(health.get(device.id)),
-        )
-        for device in devices
-        if device.id not in taken
-    ]
-
-
-def _health(totals: Totals | None) -> Health:
-    if totals is None:
-        return Health()
-    p99 = 1000 * totals.latency.quantile(0.99)
-    return Health(totals.requests, totals.errors, p99, totals.drift)

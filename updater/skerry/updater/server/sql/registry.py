@@ -63,7 +63,12 @@ class SqlRegistry:
                     where="name",
                     remedy="choose another name, or revoke that device first",
                 )
-            values = {"tenant": self._tenant, "twin_boot": "", "twin_seq": 0, **msgspec.structs.asdict(device)}
+            values = {
+                "tenant": self._tenant,
+                "twin_boot": "",
+                "twin_seq": 0,
+                **msgspec.structs.asdict(device),
+            }
             c.execute(self._database.upsert(t.devices, values))
             c.execute(
                 t.claims.update()

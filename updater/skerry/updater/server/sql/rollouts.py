@@ -34,6 +34,7 @@ def _columns(rollout: Rollout) -> dict[str, object]:
         "targets": msgspec.json.encode(rollout.targets).decode(),
         "reason": rollout.reason,
         "forgiven": msgspec.json.encode(rollout.forgiven).decode(),
+        "reverted_by": rollout.reverted_by,
         "created_at": rollout.created_at,
         "started_at": rollout.started_at,
     }
@@ -49,6 +50,7 @@ def _read_rollout(row: sa.Row[Any], assignments: Sequence[Assignment]) -> Rollou
         targets=msgspec.json.decode(row.targets, type=tuple[str, ...]),
         reason=row.reason,
         forgiven=msgspec.json.decode(row.forgiven, type=tuple[str, ...]),
+        reverted_by=row.reverted_by,
         created_at=row.created_at,
         started_at=row.started_at,
         assignments=tuple(assignments),

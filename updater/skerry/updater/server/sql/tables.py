@@ -140,6 +140,7 @@ rollouts = Table(
     Column("targets", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("forgiven", Text, nullable=False),
+    Column("reverted_by", String(32), nullable=False),
     _time("created_at"),
     _time("started_at"),
 )

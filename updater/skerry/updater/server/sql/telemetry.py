@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from skerry.updater.server.sums import added
 
 __all__ = ["SqlTelemetry", "read_event"]
 
+_LOG = logging.getLogger(__name__)
 _EVENT = StoredEvent.__struct_fields__
 _TOTALS = Totals.__struct_fields__
 
@@ -35,6 +37,15 @@ class SqlTelemetry:
         self._database, self._tenant = database, tenant
 
     def store(self, batch: Sequence[Record]) -> list[Record]:
+        try:
+            return self._store(batch)
+        except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.StatementError) as error:
+            if len(batch) > 1:  # one that the database refuses must not hold the others back
+                return [new for record in batch for new in self.store([record])]
+            _LOG.error("a record of %s is left out: %s", batch[0].address, error)
+            return []
+
+    def _store(self, batch: Sequence[Record]) -> list[Record]:
         rows: dict[sa.Table, list[tuple[Record, dict[str, object]]]] = {}
         for record in batch:
             table, row = self._row(record)

@@ -131,6 +131,7 @@ def upgrade() -> None:
         sa.Column("targets", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("forgiven", sa.Text(), nullable=False),
+        sa.Column("reverted_by", sa.String(length=32), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("number"),
