@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests")]
 
 import _load  # noqa: E402
+import _models  # noqa: E402
 
 from fakes.bundles import make_bundle, make_onnx  # noqa: E402
 from skerry.bench.machine import read_machine, read_now  # noqa: E402
@@ -30,6 +31,7 @@ from skerry.bench.machine import read_machine, read_now  # noqa: E402
 BODY = json.dumps(
     {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}]}
 ).encode()
+SMALL = _load.request(BODY)
 CORES = sorted(os.sched_getaffinity(0))
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -72,9 +74,9 @@ def rss_mib(pid):
     return None
 
 
-def measure(process, address, connections, seconds):
+def measure(process, address, connections, seconds, message=SMALL):
     before = cpu_seconds(process.pid)
-    took, total = _load.drive(address, _load.request(BODY), connections, seconds)
+    took, total = _load.drive(address, message, connections, seconds)
     cpu = cpu_seconds(process.pid) - before
     sample = np.array(took) * 1e6
     return {
@@ -83,6 +85,45 @@ def measure(process, address, connections, seconds):
         "p99_us": float(np.percentile(sample, 99)),
         "cpu_us": cpu / len(took) * 1e6,
     }
+
+
+def image_messages():
+    """One 96 × 96 image as JSON and as binary (110,592 bytes), asking for the same in return."""
+    pixels = np.random.default_rng(0).normal(size=(1, *_models.IMAGE)).astype(np.float32)
+    tensor = {"name": "x", "shape": pixels.shape, "datatype": "FP32"}
+    plain = json.dumps({"inputs": [tensor | {"data": pixels.ravel().tolist()}]}).encode()
+    size = {"binary_data_size": pixels.nbytes}
+    head = {"inputs": [tensor | {"parameters": size}], "parameters": {"binary_data_output": True}}
+    text = json.dumps(head).encode()
+    length = b"inference-header-content-length: %d\r\n" % len(text)
+    return {
+        "JSON": _load.request(plain),
+        "binary": _load.request(text + pixels.tobytes(), length),
+    }
+
+
+def images(work, rounds, seconds):
+    """skerry with a small and a larger network: images as JSON and as binary."""
+    found = {}
+    messages = image_messages()
+    for layers in (2, 8):
+        server = skerry(
+            _models.conv_bundle(work / f"conv{layers}", layers), "--http", "127.0.0.1:0"
+        )
+        try:
+            parts = {name: [] for name in messages}
+            for _ in range(rounds):
+                for name, message in messages.items():
+                    parts[name].append(measure(*server, 8, seconds, message))
+        finally:
+            server[0].terminate()
+            server[0].wait()
+        found[f"{layers} convolutions"] = {name: medians(part) for name, part in parts.items()}
+    return found
+
+
+def medians(parts):
+    return {key: round(statistics.median(one[key] for one in parts), 2) for key in parts[0]}
 
 
 def main():
@@ -114,6 +155,7 @@ def main():
                         rounds[name][connections].append(
                             measure(*server, connections, args.seconds)
                         )
+            pictures = images(work, max(2, args.rounds // 2), args.seconds)
             memory = {name: rss_mib(process.pid) for name, (process, _) in servers.items()}
         finally:
             for process, _ in servers.values():
@@ -128,19 +170,14 @@ def main():
         "seconds": args.seconds,
         "pss_mib": memory,
         "connections": {
-            str(count): {
-                name: {
-                    key: round(statistics.median(one[key] for one in found[count]), 2)
-                    for key in found[count][0]
-                }
-                for name, found in rounds.items()
-            }
+            str(count): {name: medians(found[count]) for name, found in rounds.items()}
             for count in (1, 8)
         },
+        "images of 110,592 bytes, 8 connections": pictures,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["connections"], indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
