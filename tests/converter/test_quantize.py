@@ -96,7 +96,7 @@ def test_what_is_joined_has_one_scale():
 def test_weights_are_symmetric_and_per_channel(batches):
     quantized = calibrate(residual(), batches[0], batches)
     weights = [p for p in quantized.decided.modules() if isinstance(p, Decided) and p.ch_axis == 0]
-    assert [len(w.scale) for w in weights] == [8, 8, 8, 16, 10]
+    assert [len(w.scale) for w in weights] == [8, 8, 8, 32, 10]
     assert all(bool((w.zero_point == 0).all()) for w in weights)
     assert {(w.quant_min, w.quant_max) for w in weights} == {(-127, 127)}
 

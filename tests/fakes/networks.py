@@ -28,10 +28,10 @@ class Residual(nn.Module):
         self.second_norm = nn.BatchNorm2d(8)
         self.relu6 = nn.ReLU6(inplace=True)
         self.narrow = nn.MaxPool2d(2)
-        self.last = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(8, 32, 3, stride=2, padding=1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout()
-        self.head = nn.Linear(16, 10)
+        self.head = nn.Linear(32, 10)
         self.register_buffer("mean", torch.tensor([0.5]).view(1, 1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:

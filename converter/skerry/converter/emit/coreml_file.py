@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from skerry.converter.emit.artifact import Emitted, Signature
-from skerry.converter.emit.inputs import float_module, one_row, output_specs_fit, prepared_path
+from skerry.converter.emit.coreml_weights import integer_weights
+from skerry.converter.emit.inputs import (
+    ROUNDED,
+    float_module,
+    one_row,
+    output_specs_fit,
+    prepared_path,
+)
 from skerry.converter.emit.mlpackage import write_package
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.devices.errors import InputError, UnsupportedError
@@ -38,7 +45,7 @@ def emit_coreml(
             raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
         module: nn.Module = model.graph(fold=True)
     else:
-        module = float_module(model, precision)
+        module = float_module(model, precision, example)
     row = one_row(example)
     output_specs_fit(module, row, signature)
     inputs = tuple(_carried(spec) for spec in signature.inputs)
@@ -47,7 +54,10 @@ def emit_coreml(
     package = prepared_path(folder, precision, ".mlpackage")
     if package.exists():
         shutil.rmtree(package)
-    write_package(_convert(module, carried, inputs, outputs, precision), package)
+    converted = _convert(module, carried, inputs, outputs, precision)
+    if precision in ROUNDED:
+        converted = integer_weights(converted, precision)
+    write_package(converted, package)
     return Emitted(
         path=package, format="coreml", precision=precision, inputs=inputs, outputs=outputs
     )
@@ -77,7 +87,9 @@ def _convert(
                     coremltools.TensorType(name=spec.name, dtype=types[spec.dtype])
                     for spec in outputs
                 ],
-                minimum_deployment_target=coremltools.target.iOS17,
+                minimum_deployment_target=coremltools.target.iOS18
+                if precision == "int4-weights"
+                else coremltools.target.iOS17,
                 compute_precision=coremltools.precision.FLOAT16
                 if half
                 else coremltools.precision.FLOAT32,

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from skerry.converter.emit.artifact import Signature
+from skerry.converter.quantize.capture import capture
+from skerry.converter.quantize.fold import fold_norms
 from skerry.converter.quantize.model import QuantizedModel
+from skerry.converter.quantize.weights import round_weights
 from skerry.devices.errors import InputError
 
-__all__ = ["Named", "float_module", "one_row", "output_specs_fit", "prepared_path"]
+__all__ = ["ROUNDED", "Named", "float_module", "one_row", "output_specs_fit", "prepared_path"]
+
+
+# Precisions that round weights and nothing else before the emitters.
+ROUNDED = ("int8-weights", "int8-dynamic", "int4-weights")
 
 
 class Named(nn.Module):
@@ -30,11 +37,13 @@ class Named(nn.Module):
         return dict(zip(self._outputs, results, strict=True))
 
 
-def float_module(model: nn.Module | QuantizedModel, precision: str) -> nn.Module:
-    """The module to emit in a floating-point precision.
+def float_module(
+    model: nn.Module | QuantizedModel, precision: str, example: tuple[Tensor, ...]
+) -> nn.Module:
+    """The graph to emit where activations stay float: batch norms folded, weights rounded.
 
     Raises:
-        InputError: the model is quantized already, or in training mode.
+        InputError: the model is quantized already, in training mode, or cannot be traced.
     """
     if isinstance(model, QuantizedModel):
         raise InputError(
@@ -44,7 +53,11 @@ def float_module(model: nn.Module | QuantizedModel, precision: str) -> nn.Module
         )
     if model.training:
         raise InputError("the model is in training mode", where="emit", remedy="call .eval() first")
-    return model
+    graph_module = capture(model, example)
+    fold_norms(graph_module)
+    if precision in ROUNDED:
+        round_weights(graph_module, blocks=precision == "int4-weights")
+    return graph_module
 
 
 def one_row(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

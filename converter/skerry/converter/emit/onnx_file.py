@@ -15,7 +15,10 @@ from skerry.converter.emit.artifact import Emitted, Signature
 from skerry.converter.emit.inputs import float_module, output_specs_fit, prepared_path
 from skerry.converter.emit.lower import (
     absorb_activations,
+    block_weights,
+    dynamic_layers,
     half_weights,
+    integer_weights,
     strip_metadata,
     unsigned_activations,
 )
@@ -42,7 +45,7 @@ def emit_onnx(
             raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
         module: nn.Module = model.graph(fold=True)
     else:
-        module = float_module(model, precision)
+        module = float_module(model, precision, example)
     rows = tuple(x if len(x) > 1 else torch.cat([x, x]) for x in example)
     output_specs_fit(module, rows, signature)
     exported = _export(module, rows, signature)
@@ -67,7 +70,14 @@ def lower(model: ir.Model, precision: str) -> None:
         unsigned_activations.apply(graph, unsigned_activations.find(graph))
     if precision == "fp16":
         half_weights.apply(graph, half_weights.find(graph))
+    if precision == "int4-weights":
+        block_weights.apply(graph, block_weights.find(graph))
+    if precision == "int8-dynamic":
+        dynamic_layers.apply(graph, dynamic_layers.find(graph))
+    if precision in ("int8-weights", "int8-dynamic", "int4-weights"):
+        integer_weights.apply(graph, integer_weights.find(graph))
     _remove_unused_initializers(graph)
+    _forget_shapes(graph)
     strip_metadata.apply(model)
 
 
@@ -102,6 +112,14 @@ def _remove_unused_initializers(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Leave the types of intermediate values to the engine, which infers them anyway."""
+    for node in graph:
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.type, output.shape = None, None
 
 
 def _free_batch(spec: TensorSpec) -> TensorSpec:

@@ -6,19 +6,28 @@ from skerry.devices.errors import UnsupportedError
 
 __all__ = ["PRECISIONS", "SUPPORT", "refuse_unsupported", "unsupported"]
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
 
 # (format, precision) → None where it can be emitted, else the reason why not.
 SUPPORT: dict[tuple[str, str], str | None] = {
     ("onnx", "fp32"): None,
     ("onnx", "fp16"): None,
     ("onnx", "int8"): None,
+    ("onnx", "int8-dynamic"): None,
+    ("onnx", "int8-weights"): None,
+    ("onnx", "int4-weights"): None,
     ("tflite", "fp32"): None,
     ("tflite", "fp16"): None,
     ("tflite", "int8"): None,
+    ("tflite", "int8-dynamic"): None,
+    ("tflite", "int8-weights"): None,
+    ("tflite", "int4-weights"): None,
     ("coreml", "fp32"): None,
     ("coreml", "fp16"): None,
     ("coreml", "int8"): None,
+    ("coreml", "int8-dynamic"): "Core ML cannot quantize activations as they come",
+    ("coreml", "int8-weights"): None,
+    ("coreml", "int4-weights"): None,
 }
 
 

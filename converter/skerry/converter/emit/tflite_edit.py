@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["float_ends", "half_weights"]
+__all__ = ["float_ends", "half_weights", "linear_layers", "plain_names"]
 
 _IDENTIFIER = b"TFL3"
 _SMALLEST_HALVED = 32  # elements; below this an operator costs more than it saves
@@ -41,6 +41,35 @@ def float_ends(content: bytes) -> bytes:
             _point(model.signatureDefs, "inputs", index, start)
             changed = True
     return _pack(model) if changed else content
+
+
+def plain_names(content: bytes) -> bytes:
+    """Name the tensors inside `t0`, `t1`, …: the converter names them after modules of ours.
+
+    Inputs and outputs keep their names.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    ends = {int(index) for index in [*graph.inputs, *graph.outputs]}
+    for index, tensor in enumerate(graph.tensors):
+        if index not in ends:
+            tensor.name = f"t{index}".encode()
+    return _pack(model)
+
+
+def linear_layers(content: bytes) -> tuple[tuple[str, int], ...]:
+    """Of every fully connected layer: the name of its result, and how long its input is."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    return tuple(
+        (
+            graph.tensors[operator.outputs[0]].name.decode(),
+            int(graph.tensors[operator.inputs[1]].shape[-1]),
+        )
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode
+        == schema.BuiltinOperator.FULLY_CONNECTED
+    )
 
 
 def half_weights(content: bytes) -> bytes:

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from skerry.converter.emit.artifact import Emitted, Signature
 from skerry.converter.emit.inputs import (
+    ROUNDED,
     Named,
     float_module,
     one_row,
     output_specs_fit,
     prepared_path,
 )
-from skerry.converter.emit.tflite_edit import float_ends, half_weights
+from skerry.converter.emit.tflite_edit import float_ends, half_weights, plain_names
+from skerry.converter.emit.tflite_weights import integer_weights
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.devices.errors import InputError, UnsupportedError
 from skerry.devices.files import write_atomically
@@ -40,12 +42,14 @@ def emit_tflite(
             raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
         module: nn.Module = model.graph(fold=False)
     else:
-        module = float_module(model, precision)
+        module = float_module(model, precision, example)
     output_specs_fit(module, row, signature)
     content = _convert(module, row, signature, integer=precision == "int8")
-    content = float_ends(content)
+    content = plain_names(float_ends(content))
     if precision == "fp16":
         content = half_weights(content)
+    if precision in ROUNDED:
+        content = integer_weights(content, precision)
     path = prepared_path(folder, precision, ".tflite")
     write_atomically(path, content)
     return Emitted(

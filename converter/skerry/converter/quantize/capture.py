@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from skerry.devices.errors import InputError
 
-__all__ = ["capture", "export"]
+__all__ = ["capture", "export", "set_inference"]
 
 _aten = torch.ops.aten
-_FUNCTIONAL = {
+_FUNCTIONAL: dict[object, torch._ops.OpOverload] = {
     _aten.add_.Tensor: _aten.add.Tensor,
     _aten.clamp_.default: _aten.clamp.default,
     _aten.hardtanh_.default: _aten.hardtanh.default,
@@ -62,6 +62,8 @@ def _at_least_two(x: Tensor) -> Tensor:
 def capture(module: nn.Module, example: Sequence[Tensor]) -> GraphModule:
     """The module as a graph without in-place operations, dropout or checks.
 
+    Poolings are written in the form that every format has a lowering for.
+
     Args:
         module: in eval mode; its parameters are copied, not shared.
         example: one tensor per input, axis 0 the batch.
@@ -73,15 +75,31 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> GraphModule:
     if not isinstance(graph_module, GraphModule):
         raise InputError("torch.export gave no graph", where="source")
     for node in list(graph_module.graph.nodes):
-        if node.op != "call_function":
-            continue
-        if node.target in _FUNCTIONAL:
-            node.target = _FUNCTIONAL[node.target]
-        elif node.target in _NOTHING_AT_INFERENCE:
-            node.replace_all_uses_with(node.args[0])
-            graph_module.graph.erase_node(node)
-        elif node.target is _aten._assert_tensor_metadata.default:
-            graph_module.graph.erase_node(node)
+        if node.op == "call_function":
+            _simplify(graph_module.graph, node)
     graph_module.graph.lint()
     graph_module.recompile()
+    set_inference(graph_module)
     return graph_module
+
+
+def set_inference(module: nn.Module) -> None:
+    """Mark every part as in eval mode. A traced graph has fixed what that means."""
+    for part in module.modules():
+        part.training = False
+
+
+def _simplify(graph: Graph, node: Node) -> None:
+    x = node.args[0] if node.args else None
+    if node.target in _FUNCTIONAL:
+        node.target = _FUNCTIONAL[node.target]
+    elif node.target in _NOTHING_AT_INFERENCE and isinstance(x, Node):
+        node.replace_all_uses_with(x)
+        graph.erase_node(node)
+    elif node.target is _aten._assert_tensor_metadata.default:
+        graph.erase_node(node)
+    elif node.target is _aten.adaptive_avg_pool2d.default and node.args[1] in ([1, 1], [1]):
+        # Its decomposition turns to gathers where the input is channels-last in memory.
+        node.target, node.args = _aten.mean.dim, (x, [-1, -2], True)
+    elif node.target is _aten.max_pool2d.default and len(node.args) == 2:
+        node.args = (*node.args, node.args[1])  # Core ML wants the stride said

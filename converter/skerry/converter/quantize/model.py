@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+from skerry.converter.quantize.capture import set_inference
 from skerry.converter.quantize.scheme import Scheme
 
 __all__ = ["QuantizedModel"]
@@ -39,6 +40,7 @@ class QuantizedModel:
                 the TFLite converter wants. The integers are the same.
         """
         converted: GraphModule = convert_pt2e(copy.deepcopy(self.decided), fold_quantize=fold)
+        set_inference(converted)
         return converted
 
     @cached_property

@@ -14,7 +14,7 @@ from enum import Enum, auto
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["Placement", "Role", "analyse"]
+__all__ = ["Layer", "Placement", "Role", "analyse", "layer_of"]
 
 _aten = torch.ops.aten
 
@@ -77,6 +77,36 @@ class Placement:
     output: Node
     weight: Node | None = None
     channel_axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution or linear layer with a constant weight.
+
+    Attributes:
+        node: the operation.
+        x, weight, bias: what it reads; weight and bias are `get_attr` nodes.
+        axis: the axis of the weight that counts output channels.
+    """
+
+    node: Node
+    x: Node
+    weight: Node
+    bias: Node | None
+    axis: int
+
+
+def layer_of(node: object) -> Layer | None:
+    """The layer that a node is, or None."""
+    if not isinstance(node, Node) or node.op != "call_function":
+        return None
+    axis = _CHANNEL_AXIS.get(node.target)
+    if axis is None:
+        return None
+    x, weight, bias = (*node.args, None)[:3]
+    if not isinstance(x, Node) or not isinstance(weight, Node) or weight.op != "get_attr":
+        return None
+    return Layer(node, x, weight, bias if isinstance(bias, Node) else None, axis)
 
 
 def analyse(graph: Graph) -> tuple[Placement, ...]:
@@ -147,16 +177,11 @@ def _is_float(node: Node) -> bool:
 
 
 def _weighted(node: Node, constants: set[Node], _: set[Node]) -> Placement | None:
-    axis = _CHANNEL_AXIS.get(node.target)
-    if axis is None:
-        return None
-    x, weight = node.args[0], node.args[1]
-    if not isinstance(x, Node) or not isinstance(weight, Node) or weight.op != "get_attr":
-        return None
-    if x in constants:
+    layer = layer_of(node)
+    if layer is None or layer.x in constants:
         return None
     output = _with_activation(_behind_norm(node))
-    return Placement(node, Role.WEIGHTED, (x,), output, weight, axis)
+    return Placement(node, Role.WEIGHTED, (layer.x,), output, layer.weight, layer.axis)
 
 
 def _addition(node: Node, constants: set[Node], quantized: set[Node]) -> Placement | None:

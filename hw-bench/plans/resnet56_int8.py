@@ -1,0 +1,289 @@
+"""ResNet56 on CIFAR-10 JPEGs, int8 after training: all three artifacts against fp32 and a peer.
+
+Reads the shared data (SKERRY_DATA), writes JSON. The peer is ONNX Runtime's own `quantize_static`
+on the same model and the same calibration images. Latencies are of pairs run in turn, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from PIL import Image
+from torch import Tensor, nn
+
+from skerry.bench.machine import read_machine, read_now
+from skerry.bench.stats import paired_ratio
+from skerry.converter.coreml_exec import MilProgram
+from skerry.converter.emit import Emitted, Signature, emit
+from skerry.converter.quantize import Scheme, calibrate
+from skerry.runtime.bundle.card import TensorSpec
+
+DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data"))
+CALIBRATION, BATCH, ROUNDS, CALLS = 512, 64, 60, 10
+LIMITS = {
+    "onnx bytes / fp32": 0.28,
+    "onnx latency / fp32": 0.50,
+    "onnx latency / quantize_static": 1.03,
+    "tflite latency / fp32": 0.45,
+    "accuracy drop, points": 0.3,
+}
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class Shortcut(nn.Module):
+    """He et al. 2015, section 4.2, option A: every second pixel, new channels zero."""
+
+    def __init__(self, grown: int) -> None:
+        super().__init__()
+        self.before, self.behind = grown // 2, grown - grown // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.behind))
+
+
+class Block(nn.Module):
+    def __init__(self, inward: int, outward: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inward, outward, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outward)
+        self.conv2 = nn.Conv2d(outward, outward, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outward)
+        same = stride == 1 and inward == outward
+        self.shortcut = nn.Identity() if same else Shortcut(outward - inward)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """uint8 [n, 32, 32, 3] as callers have it → scores [n, 10]."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        for level, (inward, outward) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
+            blocks = [Block(inward, outward, 1 if level == 1 else 2)]
+            blocks += [Block(outward, outward, 1) for _ in range((depth - 2) // 6 - 1)]
+            setattr(self, f"layer{level}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        self.register_buffer("factor", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offset", (mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.to(torch.float32).permute(0, 3, 1, 2) * self.factor - self.offset
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def load_model(depth: int) -> ResNet:
+    (path,) = (DATA / "models/resnet-cifar").glob(f"resnet{depth}-*.th")
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model = ResNet(depth)
+    model.load_state_dict({name.removeprefix("module."): v for name, v in state.items()})
+    return model.eval()
+
+
+def load_images(split: str, count: int | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """uint8 [n, 32, 32, 3] and labels; a seeded choice of `count`, or all."""
+    with tarfile.open(DATA / f"cifar10-jpeg/{split}.tar") as archive:
+        names = sorted(m.name for m in archive.getmembers() if m.name.endswith(".jpg"))
+        classes = sorted({name.split("/")[0] for name in names})
+        if count is not None:
+            picks = np.random.default_rng(0).choice(len(names), count, replace=False)
+            names = [names[i] for i in picks]
+        pixels = [np.asarray(Image.open(archive.extractfile(n)).convert("RGB")) for n in names]
+    return np.stack(pixels), np.array([classes.index(n.split("/")[0]) for n in names])
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._rows: Iterator[NDArray[np.uint8]] = iter(
+            images[i : i + BATCH] for i in range(0, len(images), BATCH)
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self._rows, None)
+        return None if batch is None else {"image": batch}
+
+
+def peer(fp32: Path, images: NDArray[np.uint8], out: Path) -> Path:
+    """What ONNX Runtime's own tool makes of the same float model."""
+    model = onnx.load(fp32)
+    for tensor in model.graph.initializer:  # it fails on a Gemm whose bias is [1, n]
+        if len(tensor.dims) == 2 and tensor.dims[0] == 1:
+            del tensor.dims[0]
+    onnx.save(model, out.with_suffix(".in.onnx"))
+    quantize_static(
+        out.with_suffix(".in.onnx"),
+        out,
+        Reader(images),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return out
+
+
+def onnx_run(path: Path) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda rows: session.run(None, {"image": rows})[0]
+
+
+def tflite_run(path: Path) -> Run:
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+
+    def run(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        results = []
+        for row in rows:
+            interpreter.set_tensor(source, row[None])
+            interpreter.invoke()
+            results.append(interpreter.get_tensor(target))
+        return np.concatenate(results)
+
+    return run
+
+
+def coreml_run(path: Path) -> Run:
+    program = MilProgram.load(path)
+    return lambda rows: program.run({"image": rows.astype(np.int32)})["scores"]
+
+
+RUNNERS = {"onnx": onnx_run, "tflite": tflite_run, "coreml": coreml_run}
+
+
+def size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def accuracy(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
+    answers = [run(images[i : i + 256]).argmax(1) for i in range(0, len(images), 256)]
+    return float(100 * (np.concatenate(answers) == labels).mean())
+
+
+def latencies(first: Run, second: Run, image: NDArray[np.uint8]) -> dict[str, Any]:
+    """Seconds for one image, each the best of a few calls, the two in turn."""
+    taken = np.zeros((2, ROUNDS))
+    for run in (first, second):
+        for _ in range(20):
+            run(image)
+    for turn in range(ROUNDS):
+        for which, run in enumerate((first, second)):
+            each = []
+            for _ in range(CALLS):
+                begin = time.perf_counter()
+                run(image)
+                each.append(time.perf_counter() - begin)
+            taken[which, turn] = min(each)
+    return {
+        "ms": [round(float(np.median(row)) * 1e3, 4) for row in taken],
+        "ratio": msgspec.to_builtins(paired_ratio(taken[0], taken[1])),
+    }
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    model = load_model(arguments.depth)
+    calibration, _ = load_images("train", CALIBRATION)
+    images, labels = load_images("test", arguments.images)
+    scheme = Scheme(calibrator=arguments.calibrator)
+    example = (torch.from_numpy(calibration[:2]),)
+    batches = [
+        (torch.from_numpy(calibration[i : i + BATCH]),) for i in range(0, CALIBRATION, BATCH)
+    ]
+    signature = Signature(
+        (TensorSpec("image", "uint8", (-1, 32, 32, 3)),),
+        (TensorSpec("scores", "float32", (-1, 10)),),
+    )
+    begin = time.perf_counter()
+    quantized = calibrate(model, example, batches, scheme)
+    made: dict[str, Emitted] = {}
+    for fmt in RUNNERS:
+        for precision in ("fp32", "int8"):
+            source = quantized if precision == "int8" else model
+            made[f"{fmt}-{precision}"] = emit(
+                fmt, precision, source, example, signature, arguments.work
+            )
+    conversion = time.perf_counter() - begin
+    paths = {name: artifact.path for name, artifact in made.items()}
+    paths["onnx-quantize_static"] = peer(
+        paths["onnx-fp32"], calibration, arguments.work / "peer.onnx"
+    )
+    runs = {name: RUNNERS[name.split("-")[0]](path) for name, path in paths.items()}
+    found = {
+        name: {"bytes": size(paths[name]), "top1": accuracy(run, images, labels)}
+        for name, run in runs.items()
+    }
+    one = images[:1]
+    pairs = {
+        "onnx latency / fp32": latencies(runs["onnx-int8"], runs["onnx-fp32"], one),
+        "onnx latency / quantize_static": latencies(
+            runs["onnx-int8"], runs["onnx-quantize_static"], one
+        ),
+        "tflite latency / fp32": latencies(runs["tflite-int8"], runs["tflite-fp32"], one),
+    }
+    values = {name: pair["ratio"]["value"] for name, pair in pairs.items()}
+    values["onnx bytes / fp32"] = found["onnx-int8"]["bytes"] / found["onnx-fp32"]["bytes"]
+    drops = [found["onnx-fp32"]["top1"] - found[f"{fmt}-int8"]["top1"] for fmt in RUNNERS]
+    values["accuracy drop, points"] = max(drops)
+    return {
+        "model": f"ResNet{arguments.depth}",
+        "calibrator": arguments.calibrator,
+        "images": len(images),
+        "conversion_seconds": round(conversion, 1),
+        "artifacts": found,
+        "latency": pairs,
+        "checks": {
+            name: {"limit": limit, "value": round(values[name], 4), "met": values[name] <= limit}
+            for name, limit in LIMITS.items()
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depth", type=int, default=56)
+    parser.add_argument("--images", type=int, default=None, help="of the test set; all by default")
+    parser.add_argument("--calibrator", default="mse")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/skerry-resnet"))
+    parser.add_argument("--out", type=Path, default=Path("hw-bench/results/resnet56_int8.json"))
+    arguments = parser.parse_args()
+    before = read_now()
+    result = measure(arguments)
+    result["machine"] = msgspec.to_builtins(read_machine())
+    result["before"], result["after"] = (msgspec.to_builtins(r) for r in (before, read_now()))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    arguments.out.write_bytes(text)
+    print(text.decode())
+
+
+if __name__ == "__main__":
+    main()
