@@ -28,6 +28,7 @@ from skerry.updater.trust.sealing import (
     SealedBlobs,
     SealedFetcher,
     SealLimits,
+    kept_key,
     seal,
     seal_from,
     sealed_range,
@@ -193,6 +194,19 @@ def test_a_key_on_another_curve_is_refused() -> None:
 def test_what_is_no_envelope_is_refused(data: bytes) -> None:
     with pytest.raises(InputError):
         Envelope.decode(data)
+
+
+def test_a_device_keeps_the_key_of_its_store_for_itself(tmp_path: Path) -> None:
+    device, thief = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
+    path = tmp_path / "store.key"
+    key = kept_key(path, device)
+    assert kept_key(path, device) == key
+    assert key.secret not in path.read_bytes()
+    with pytest.raises(TrustError):
+        kept_key(path, thief)
+    path.write_bytes(b"{")
+    with pytest.raises(InputError):
+        kept_key(path, device)
 
 
 # On the disk

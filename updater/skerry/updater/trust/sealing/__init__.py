@@ -15,7 +15,7 @@ from skerry.updater.trust.sealing.form import (
     sealed_size,
     unseal,
 )
-from skerry.updater.trust.sealing.wrap import Envelope, unwrap, wrap
+from skerry.updater.trust.sealing.wrap import Envelope, kept_key, unwrap, wrap
 
 __all__ = [
     "ContentKey",
@@ -23,6 +23,7 @@ __all__ = [
     "SealLimits",
     "SealedBlobs",
     "SealedFetcher",
+    "kept_key",
     "seal",
     "seal_from",
     "sealed_range",

@@ -9,6 +9,8 @@ Source: NIST SP 800-56A (ECDH, one ephemeral key), RFC 5869 (HKDF), RFC 3394 (AE
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDH,
@@ -23,11 +25,13 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from skerry.devices.errors import InputError, TrustError
+from skerry.devices.files import Disk, RealDisk, write_atomically
 from skerry.updater.trust.sealing.form import ContentKey
 
-__all__ = ["Envelope", "unwrap", "wrap"]
+__all__ = ["Envelope", "kept_key", "unwrap", "wrap"]
 
 _INFO = b"skerry content key v1\0"
+_STORE = "the store of this device"
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -96,6 +100,24 @@ def unwrap(envelope: Envelope, device: EllipticCurvePrivateKey, purpose: str) ->
             where=purpose,
             remedy="ask the server for this device's key again",
         ) from error
+
+
+def kept_key(path: Path, device: EllipticCurvePrivateKey, disk: Disk | None = None) -> ContentKey:
+    """The key under which a device seals its own store: in `path`, wrapped for its own key.
+
+    Made at the first call; what is sealed under it opens on no other device.
+
+    Raises:
+        TrustError: the file was wrapped for another device.
+        InputError: the file is damaged.
+    """
+    try:
+        return unwrap(Envelope.decode(path.read_bytes()), device, _STORE)
+    except FileNotFoundError:
+        key = ContentKey.fresh()
+    envelope = wrap(key, device.public_key(), _STORE)
+    write_atomically(path, envelope.encode(), mode=0o600, disk=disk or RealDisk())
+    return key
 
 
 def _wrapping(shared: bytes, point: bytes, device: EllipticCurvePublicKey, purpose: str) -> bytes:
