@@ -1,6 +1,7 @@
 """Changing who may sign: thresholds, rotation, revocation, on one machine and on several."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -308,3 +309,16 @@ def test_a_server_takes_no_root_that_does_not_follow(stage: Stage, tmp_path: Pat
     with pytest.raises(TrustError):
         stage.director.publish(director)
     assert stage.image_store.files == before
+
+
+def test_every_command_that_is_written_about_exists(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (root / "docs" / "trust.md").read_text()
+    named = set(re.findall(r"skerry (keys|release) ([a-z]+)", text))
+    assert len(named) > 10
+    for command, action in sorted(named):
+        with pytest.raises(SystemExit) as caught:
+            main([command, action, "--help"])
+        assert caught.value.code == 0, (command, action)
+    capsys.readouterr()
