@@ -232,6 +232,24 @@ def test_a_missing_operator_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         from_export(Residual(), (torch.randn(1, 3, 16, 16),), tmp_path)
 
 
+def test_every_value_can_be_inspected(tmp_path: Path) -> None:
+    module = Residual().eval()
+    program = from_export(module, (torch.randn(1, 3, 16, 16),), tmp_path)
+    row = torch.randn(1, 3, 16, 16)
+    name = program.inputs[0].name
+    values = program.inspect({name: row.numpy()})
+    (last,) = program.run({name: row.numpy()}).values()
+    np.testing.assert_array_equal(values[program.outputs[0].name], last)
+    with torch.no_grad():
+        stem = F.relu(module.norm(module.stem(row))).numpy()
+    assert any(
+        value.shape == stem.shape and np.allclose(value, stem, atol=1e-5)
+        for value in values.values()
+    )
+    with pytest.raises(SignatureMismatch, match="inspected"):
+        program.inspect({name: row.repeat(2, 1, 1, 1).numpy()})
+
+
 def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
     program = from_export(Residual(), (torch.randn(1, 3, 16, 16),), tmp_path)
     with pytest.raises(SignatureMismatch, match="give"):

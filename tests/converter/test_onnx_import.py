@@ -183,6 +183,35 @@ def test_qdq_is_computed(tmp_path: Path) -> None:
     assert not list(module.parameters())
 
 
+def test_pruned_layers_still_fit(tmp_path: Path) -> None:
+    import torch_pruning
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(3, 16, 3, padding=1)
+            self.two = nn.Conv2d(16, 16, 3, padding=1)
+            self.head = nn.Linear(16 * 4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.one(x))
+            y = F.max_pool2d(y + F.relu(self.two(y)), 4)
+            return self.head(y.flatten(1))
+
+    path = _export(Net().eval(), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", True)
+    module, rows = import_onnx(path), torch.randn(2, 3, 8, 8)
+    before = sum(p.numel() for p in module.parameters())
+    torch_pruning.pruner.MagnitudePruner(
+        module,
+        rows,
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        ignored_layers=[layer for layer in module.modules() if isinstance(layer, nn.Linear)],
+    ).step()
+    assert sum(p.numel() for p in module.parameters()) < 0.6 * before
+    assert module(rows).shape == (2, 5)
+
+
 def test_every_missing_operator_is_named() -> None:
     nodes = [
         helper.make_node("TfIdfVectorizer", ["x"], ["a"]),

@@ -43,16 +43,16 @@ class Evaluator:
             raise UnsupportedError(f"operators not computed here: {names}", where=where)
         return self._fold(block, {})
 
-    def evaluate(self, block: Block, values: _Values) -> _Values:
+    def evaluate(self, block: Block, values: _Values, *, keep: bool = False) -> _Values:
         """Run `block` on `values`, which it fills, and give what it yields by name.
 
-        A value is dropped after its last use.
+        A value is dropped after its last use, unless asked to `keep` every one.
         """
         values.update(block.constants)
         last = _last_uses(block)
         for position, operation in enumerate(block.operations):
             values.update(self._compute(operation, values))
-            for name in last.get(position, ()):
+            for name in () if keep else last.get(position, ()):
                 values.pop(name, None)
         return {name: _look_up(name, values, "outputs") for name in block.outputs}
 

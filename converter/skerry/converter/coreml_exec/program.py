@@ -118,6 +118,37 @@ class MilProgram:
             raise UnavailableError(f"the program failed: {error}", where=self.name) from error
         return {name: value.contiguous().numpy() for name, value in found.items()}
 
+    def inspect(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Every tensor the program computes of one batch, by MIL name, in the order computed.
+
+        Args:
+            inputs: as for `run`; where the program's batch is fixed, of that length.
+
+        Raises:
+            SignatureMismatch: the inputs do not fit the program's.
+            UnavailableError: the computation failed.
+        """
+        rows = self._rows(inputs)
+        if self._fixed not in (None, rows):
+            raise SignatureMismatch(
+                f"{rows} rows, where {self._fixed} are inspected", where=self.name
+            )
+        values: dict[str, Any] = {
+            **self._fresh_states(),
+            **{spec.name: self._tensor(spec, inputs) for spec in self.inputs},
+        }
+        given = {*values, *self._block.constants}
+        try:
+            with torch.no_grad():
+                self._evaluator.evaluate(self._block, values, keep=True)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise UnavailableError(f"the program failed: {error}", where=self.name) from error
+        return {
+            name: value.contiguous().numpy()
+            for name, value in values.items()
+            if name not in given and isinstance(value, Tensor)
+        }
+
     def close(self) -> None:
         """Give the weights back."""
         self._block = Block((), (), ())
@@ -146,11 +177,13 @@ class MilProgram:
         return torch.from_numpy(np.array(array)).to(self._types[spec.name].kind.torch)
 
     def _once(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        states = {
+        return self._evaluator.evaluate(self._block, {**self._fresh_states(), **tensors})
+
+    def _fresh_states(self) -> dict[str, Any]:
+        return {
             name: [torch.zeros(kind.shape or (), dtype=kind.kind.torch)]
             for name, kind in self._states.items()
         }
-        return self._evaluator.evaluate(self._block, {**states, **tensors})
 
     def _many(self, tensors: dict[str, Tensor], rows: int, fixed: int) -> dict[str, Tensor]:
         """`rows` rows through a program that takes `fixed`; the last group is filled up."""

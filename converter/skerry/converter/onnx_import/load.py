@@ -16,6 +16,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from skerry.converter.onnx_import.build import build
 from skerry.converter.onnx_import.dtypes import element_type
 from skerry.converter.onnx_import.module import OnnxModule
+from skerry.converter.onnx_import.rewrite import say_flatten
 from skerry.devices.errors import InputError, UnsupportedError
 from skerry.devices.files import confined
 
@@ -73,13 +74,20 @@ def import_onnx(source: Path | ModelProto, limits: ImportLimits | None = None) -
     limits = limits or ImportLimits()
     folder = source.parent if isinstance(source, Path) else None
     where = str(source) if isinstance(source, Path) else "model"
-    model = _read(source, limits) if isinstance(source, Path) else source
+    model = _read(source, limits) if isinstance(source, Path) else _copied(source)
     opset = _opset(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     _check_size(model, limits, where)
     _Weights(folder, limits, where).settle(model.graph)
+    say_flatten(model)
     return build(model.graph, opset, where, limits.max_elements)
+
+
+def _copied(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _read(path: Path, limits: ImportLimits) -> ModelProto:
