@@ -136,3 +136,28 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
     assert words in error
     assert error.count("\n") == 1
     assert [path for path in sorted(project.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_a_second_run_that_changes_a_gate_does_no_work_again(project: Path) -> None:
+    recipe, out = project / "recipe.toml", project / "out"
+    recipe.write_text(recipe.read_text() + _STEPS)
+    assert convert(project, out) == ExitCode.OK
+    first, kept = result(out), files(out / "cache")
+    assert convert(project, out, "--set", "gate.bytes_ratio=0.001") == ExitCode.GATE_FAILED
+    second = result(out)
+    assert files(out / "cache") == kept
+    assert second["steps"] == first["steps"]  # with the seconds they took
+    assert second["artifacts"][0]["latency_ms"] == first["artifacts"][0]["latency_ms"]
+    assert second["artifacts"][0]["sha256"] == first["artifacts"][0]["sha256"]
+    assert second["artifacts"][0]["gates"] != first["artifacts"][0]["gates"]
+
+    assert convert(project, out, "--set", "quantize.calibrator=minmax") == ExitCode.OK
+    third = result(out)
+    assert third["steps"] == first["steps"]
+    assert third["artifacts"][0]["sha256"] != first["artifacts"][0]["sha256"]
+    model = project / "model.py"
+    model.write_text(model.read_text() + "\n# changed\n")
+    assert convert(project, out) == ExitCode.OK
+    trained = {name for name in kept if name.endswith("records.json")}
+    assert trained and not trained & set(files(out / "cache"))
+    assert result(out)["artifacts"][0]["sha256"] == first["artifacts"][0]["sha256"]

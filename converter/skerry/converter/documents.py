@@ -17,7 +17,7 @@ from skerry.converter.recipe import Recipe
 from skerry.converter.result import ArtifactResult, Result
 from skerry.devices.digest import digest_file
 
-__all__ = ["bill_of_materials", "provenance"]
+__all__ = ["bill_of_materials", "library_versions", "provenance"]
 
 _LIBRARIES = (
     "skerry",
@@ -53,7 +53,7 @@ def bill_of_materials(result: Result, recipe: Recipe, materials: Mapping[str, Pa
                     "version": found,
                     "purl": f"pkg:pypi/{name}@{found}",
                 }
-                for name, found in _versions().items()
+                for name, found in library_versions().items()
             ],
         ],
     }
@@ -117,7 +117,7 @@ def provenance(result: Result, recipe: Recipe, materials: Mapping[str, Path]) ->
                 ],
             },
             "runDetails": {
-                "builder": {"id": "urn:skerry:convert", "version": _versions()},
+                "builder": {"id": "urn:skerry:convert", "version": library_versions()},
             },
         },
     }
@@ -149,7 +149,8 @@ def _without_folders(value: Any, field: str = "") -> Any:
     return value
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that decide what an artifact is."""
     found = {}
     for name in _LIBRARIES:
         try:

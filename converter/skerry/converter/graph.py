@@ -16,7 +16,7 @@ __all__ = ["Deployable", "Preprocess", "as_tensors", "as_tuple", "example_inputs
 
 
 class Preprocess(nn.Module):
-    """One input: cast, channels where the model wants them, `(x · scale - mean) / std` as one multiplication and sum."""
+    """One input: cast, channels moved, `(x · scale - mean) / std` as one multiplication and sum."""
 
     gain: Tensor
     offset: Tensor

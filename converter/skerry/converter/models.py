@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 
 from torch import nn
 
+from skerry.converter.cache import Cache
 from skerry.converter.graph import as_tensors, example_inputs
+from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded
 from skerry.converter.proof import Outputs
 from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
 from skerry.converter.training import evaluate
+from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 
 __all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize"]
@@ -27,41 +32,63 @@ class Models:
     Attributes:
         source: as the user brought it.
         floating: after the steps.
-        quantized: fake-quantized; None where no artifact is.
+        quantized: gives the fake-quantized one; it is made when it is first asked for.
         trained: `floating` without pre- and post-processing.
-        outputs: of `source`, `floating` and `quantized`, by that name.
+        outputs: of `source`, `floating` and, where int8 is asked for, `quantized`.
     """
 
     source: nn.Module
     floating: nn.Module
-    quantized: QuantizedModel | None
+    quantized: Callable[[], QuantizedModel]
     trained: nn.Module
-    outputs: dict[str, Outputs] = field(default_factory=dict)
+    outputs: dict[str, Outputs]
 
-    def for_precision(self, precision: str) -> tuple[str, nn.Module | QuantizedModel]:
-        """The model that artifacts of this precision are emitted from, and its name."""
-        if precision == INT8 and self.quantized is not None:
-            return "quantized", self.quantized
-        return "floating", self.floating
+    def named(self, whose: str) -> nn.Module | QuantizedModel:
+        """The model called `source`, `floating` or `quantized`."""
+        if whose == "quantized":
+            return self.quantized()
+        return self.source if whose == "source" else self.floating
+
+    @staticmethod
+    def of_precision(precision: str) -> str:
+        """Which model artifacts of this precision are emitted from."""
+        return "quantized" if precision == INT8 else "floating"
 
 
-def quantize(loaded: Loaded, trained: nn.Module, output: Output) -> Models:
-    """Decide the quantization, once for every format, where the recipe asks for one."""
+def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output: Output) -> Models:
+    """Decide the quantization, once for every format, where the recipe asks for one.
+
+    Raises:
+        InputError: it asks for one, and there are no rows to calibrate on.
+    """
     recipe = loaded.file.recipe
     source, floating = loaded.deployable(loaded.model), loaded.deployable(trained)
-    with output.progress("running the source"):
-        outputs = {"source": evaluate(loaded, source)}
-        changed = bool(recipe.step)
-        outputs["floating"] = evaluate(loaded, floating) if changed else outputs["source"]
-    quantized = None
-    if INT8 in recipe.quantize.precisions and loaded.calibration is not None:
-        with output.progress("quantizing"):
-            batches = loaded.calibration.batches(_CALIBRATION_ROWS)
-            quantized = calibrate(
-                floating,
-                example_inputs(recipe.input),
-                [as_tensors(batch) for batch in batches],
-                Scheme(calibrator=recipe.quantize.calibrator),
+
+    @cache
+    def quantized() -> QuantizedModel:
+        if loaded.calibration is None:
+            raise InputError(
+                "there are no calibration rows",
+                where=f"{loaded.file.path}: data.calibration",
+                remedy="add data.train, or name data there",
             )
-            outputs["quantized"] = evaluate(loaded, quantized.module)
+        batches = loaded.calibration.batches(_CALIBRATION_ROWS)
+        return calibrate(
+            floating,
+            example_inputs(recipe.input),
+            [as_tensors(batch) for batch in batches],
+            Scheme(calibrator=recipe.quantize.calibrator),
+        )
+
+    with output.progress("running the source"):
+        outputs = {"source": kept.arrays(keys.outputs("source"), lambda: evaluate(loaded, source))}
+        outputs["floating"] = outputs["source"]
+        if recipe.step:
+            found = kept.arrays(keys.outputs("floating"), lambda: evaluate(loaded, floating))
+            outputs["floating"] = found
+    if INT8 in recipe.quantize.precisions:
+        with output.progress("quantizing"):
+            outputs["quantized"] = kept.arrays(
+                keys.outputs("quantized"), lambda: evaluate(loaded, quantized().module)
+            )
     return Models(source, floating, quantized, trained, outputs)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from skerry.converter.data.base import Dataset
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.converter.cache import Cache
 from skerry.converter.emit import Emitted
 from skerry.converter.gates import Measured, judge
+from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded
 from skerry.converter.metric import agreement, snr_db
 from skerry.converter.models import SOURCE_PRECISION, Models
@@ -19,6 +24,8 @@ from skerry.devices.output import Output
 from skerry.runtime.bundle.card import Format
 
 __all__ = ["Made", "Proved", "prove"]
+
+_TIMES = "skerry.latency"
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ def prove(
     models: Models,
     artifacts: Sequence[Made],
     sources: dict[Format, Made],
+    keys: Keys,
+    kept: Cache,
     output: Output,
 ) -> tuple[list[Proved], tuple[Baseline, ...]]:
     """Run every artifact on the whole evaluation set and hold it against its source.
@@ -69,13 +78,11 @@ def prove(
     with output.progress("running every artifact", total) as progress:
         for made in artifacts:
             form = made.emitted.format
-            runner = _open(loaded, made)
             advance = partial(progress.advance, detail=made.name)
-            try:
-                found = runner.over(loaded.evaluation, limits, advance)
-                own, fp32 = _latency(loaded, runner, sources[form], limits)
-            finally:
-                runner.engine.close()
+            taken = partial(_take, loaded, made, sources[form], limits, advance)
+            digests = (str(made.blob.digest), str(sources[form].blob.digest))
+            found = kept.arrays(keys.proof(*digests), taken)
+            own, fp32 = _latency_of(found.pop(_TIMES))
             baseline = Baseline(form, sources[form].blob.size, fp32)
             baselines.setdefault(form, baseline)
             proved.append(Proved(made, _judge(loaded, models, made, found, baseline, own), found))
@@ -87,18 +94,38 @@ def _open(loaded: Loaded, made: Made) -> Runner:
     return open_runner(made.emitted, signature.input_names, signature.output_names)
 
 
-def _latency(
-    loaded: Loaded, runner: Runner, source: Made, limits: ProofLimits
-) -> tuple[Latency | None, Latency | None]:
-    """Of an artifact and its source; None for a format that has no engine of its own here."""
-    if runner.emitted.format == "coreml":
-        return None, None
-    data: Dataset = loaded.evaluation
-    baseline = _open(loaded, source)
+def _take(
+    loaded: Loaded,
+    made: Made,
+    source: Made,
+    limits: ProofLimits,
+    advance: Callable[[int], None],
+) -> Outputs:
+    """The artifact's outputs for the whole evaluation set, and its latency beside its source's.
+
+    A format that has no engine of its own here has no latency.
+    """
+    runner = _open(loaded, made)
     try:
-        return pace(runner, baseline, data, limits)
+        found = runner.over(loaded.evaluation, limits, advance)
+        times = np.empty((0, 2))
+        if made.emitted.format != "coreml":
+            baseline = _open(loaded, source)
+            try:
+                pair = pace(runner, baseline, loaded.evaluation, limits)
+            finally:
+                baseline.engine.close()
+            times = np.array([[one.p50, one.p99] for one in pair])
+        return {**found, _TIMES: times}
     finally:
-        baseline.engine.close()
+        runner.engine.close()
+
+
+def _latency_of(times: NDArray[Any]) -> tuple[Latency | None, Latency | None]:
+    if not len(times):
+        return None, None
+    own, fp32 = (Latency(float(p50), float(p99)) for p50, p99 in times)
+    return own, fp32
 
 
 def _judge(
@@ -111,7 +138,7 @@ def _judge(
 ) -> ArtifactResult:
     first = loaded.signature.outputs[0].name
     labels = loaded.evaluation.labels
-    kept, _ = models.for_precision(made.emitted.precision)
+    kept = models.of_precision(made.emitted.precision)
     points = loaded.metric(found, labels)
     ratio = None
     if latency is not None and baseline.latency_ms is not None:

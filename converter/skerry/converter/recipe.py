@@ -21,6 +21,7 @@ __all__ = [
     "Input",
     "Model",
     "OutputTensor",
+    "Precision",
     "Quantize",
     "Recipe",
     "Source",
@@ -30,6 +31,7 @@ __all__ = [
 _Positive = Annotated[int, Meta(ge=1)]
 _Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"]
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,10 +166,7 @@ class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
         calibrator: how the range of an activation follows from its values.
     """
 
-    precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Meta(min_length=1)] = (
-        "fp32",
-        "int8",
-    )
+    precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("fp32", "int8")
     calibrator: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
 
 

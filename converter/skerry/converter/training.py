@@ -4,27 +4,60 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skerry.converter.cache import Cache
 from skerry.converter.data.base import Dataset
 from skerry.converter.graph import Deployable, as_tensors, run
+from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded
+from skerry.converter.source.pytorch import load_weights
 from skerry.converter.steps.base import StepRecord, TrainingSet, Workbench, parameters
 from skerry.converter.steps.config import Distill, Finetune, Prune, Step
 from skerry.converter.steps.distill import distill
 from skerry.converter.steps.finetune import finetune
 from skerry.converter.steps.prune import prune
+from skerry.converter.structure import save_model
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 
-__all__ = ["evaluate", "run_steps"]
+__all__ = ["evaluate", "run_steps", "trained_model"]
 
 _BATCH_ROWS = 256
+_WEIGHTS, _RECORDS = "weights.safetensors", "records.json"
+
+
+def trained_model(
+    loaded: Loaded, keys: Keys, kept: Cache, output: Output
+) -> tuple[nn.Module, tuple[StepRecord, ...]]:
+    """The model after the recipe's steps, from the cache where they were run before."""
+    recipe = loaded.file.recipe
+    if not recipe.step:
+        return loaded.source.module(), ()
+    fresh: list[tuple[nn.Module, tuple[StepRecord, ...]]] = []
+
+    def make(folder: Path) -> None:
+        model, records = run_steps(loaded, output)
+        (folder / _WEIGHTS).write_bytes(save_model(model))
+        (folder / _RECORDS).write_bytes(msgspec.json.encode(records))
+        fresh.append((model, records))
+
+    folder, _ = kept.entry(["trained", keys.trained], make)
+    if fresh:
+        return fresh[0]
+    students = [step.student for step in recipe.step if isinstance(step, Distill) and step.student]
+    model = loaded.module_of(students[-1], "") if students else loaded.source.module()
+    shapes = tuple(spec.shape for spec in recipe.input.values())
+    load_weights(model, folder / _WEIGHTS, shapes)
+    records = msgspec.json.decode((folder / _RECORDS).read_bytes(), type=tuple[StepRecord, ...])
+    return model.eval(), records
 
 
 def run_steps(loaded: Loaded, output: Output) -> tuple[nn.Module, tuple[StepRecord, ...]]:

@@ -1,0 +1,131 @@
+"""Work that need not be done again: results by the content of all that went into them.
+
+A key covers source, data, configuration, the versions of the libraries and this package's own code.
+Entries lie in the output folder; those that the last conversion did not use are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from skerry.converter.data.base import Dataset
+from skerry.converter.documents import library_versions
+from skerry.devices.digest import digest_file
+
+__all__ = [
+    "Cache",
+    "code_fingerprint",
+    "dataset_fingerprint",
+    "file_fingerprints",
+    "fingerprint",
+    "machine",
+]
+
+_KEY_HEX = 32
+
+
+class Cache:
+    """Entries, each a folder under a key.
+
+    Args:
+        folder: where they lie; made when the first is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._used: set[str] = set()
+
+    def entry(self, parts: object, make: Callable[[Path], None]) -> tuple[Path, bool]:
+        """The folder of an entry, and whether it was there already.
+
+        Args:
+            parts: everything the content depends on; values that msgspec can encode.
+            make: fills an empty folder with the content.
+        """
+        key = fingerprint(parts)
+        self._used.add(key)
+        target = self._folder / key
+        if target.is_dir():
+            return target, True
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
+        try:
+            make(part)
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return target, False
+
+    def arrays(
+        self, parts: object, make: Callable[[], Mapping[str, NDArray[Any]]]
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays by name; made, and kept, unless they are there."""
+
+        def write(folder: Path) -> None:
+            contiguous = {name: np.ascontiguousarray(one) for name, one in make().items()}
+            save_file(contiguous, folder / "arrays.safetensors")
+
+        folder, _ = self.entry(parts, write)
+        return dict(load_file(folder / "arrays.safetensors"))
+
+    def forget_unused(self) -> None:
+        """Remove what this conversion did not ask for."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.iterdir():
+            if path.name not in self._used:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def fingerprint(parts: object) -> str:
+    """A short digest of values."""
+    encoded = msgspec.json.encode(parts, order="deterministic")
+    return hashlib.sha256(encoded).hexdigest()[:_KEY_HEX]
+
+
+@cache
+def code_fingerprint() -> str:
+    """Of this package's code and of the libraries it works with."""
+    root = Path(str(files("skerry.converter")))
+    own = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.py"))}
+    return fingerprint([file_fingerprints(own), library_versions()])
+
+
+def file_fingerprints(paths: Mapping[str, Path]) -> dict[str, str]:
+    """The digest of each file, and of the Python files that lie beside one that is Python."""
+    found = {name: digest_file(path).digest.hex for name, path in paths.items()}
+    for path in paths.values():
+        if path.suffix == ".py":
+            beside = {f"{one.name} beside": one for one in path.parent.glob("*.py")}
+            found |= {name: digest_file(one).digest.hex for name, one in beside.items()}
+    return found
+
+
+def dataset_fingerprint(data: Dataset | None) -> str:
+    """Of every row and label."""
+    if data is None:
+        return ""
+    state = hashlib.sha256()
+    for name, array in [*data.inputs.items(), ("label", data.labels)]:
+        state.update(f"{name} {array.dtype} {array.shape}".encode())
+        state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()
+
+
+def machine() -> list[str]:
+    """What a latency depends on besides the file."""
+    return [platform.node(), platform.machine(), platform.processor(), str(os.cpu_count())]

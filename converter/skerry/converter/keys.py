@@ -1,0 +1,75 @@
+"""What each piece of cached work depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from skerry.converter.cache import (
+    code_fingerprint,
+    dataset_fingerprint,
+    file_fingerprints,
+    fingerprint,
+    machine,
+)
+from skerry.converter.loading import Loaded
+
+__all__ = ["Keys"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of one conversion; each covers all that its content depends on.
+
+    Attributes:
+        source: the model as it was brought, with what the recipe says of its inputs and outputs.
+        trained: that, and the steps.
+        quantized: that, and how ranges are chosen from which rows.
+        evaluation: rows and metric.
+    """
+
+    source: str
+    trained: str
+    quantized: str
+    evaluation: str
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Keys:
+        """The keys of what a recipe names."""
+        recipe = loaded.file.recipe
+        named = {name: path for name, path in loaded.materials.items() if path.suffix != ".toml"}
+        data = {".npz", ".parquet", ".tar"}  # known by their rows
+        files = {name: path for name, path in named.items() if path.suffix not in data}
+        evaluation = fingerprint([dataset_fingerprint(loaded.evaluation), recipe.data.metric])
+        source = fingerprint(
+            [
+                code_fingerprint(),
+                file_fingerprints(files),
+                recipe.source.model.rpartition("/")[2],
+                msgspec.to_builtins([recipe.input, recipe.output]),
+                msgspec.to_builtins(recipe.build),
+            ]
+        )
+        steps = [msgspec.to_builtins(step) for step in recipe.step]
+        trained = fingerprint([source, dataset_fingerprint(loaded.train), evaluation, steps])
+        rows = dataset_fingerprint(loaded.calibration)
+        quantized = fingerprint([trained, rows, recipe.quantize.calibrator, recipe.target.profile])
+        return cls(source, trained, quantized, evaluation)
+
+    def emitted(self, whose: str, form: str, precision: str) -> list[str]:
+        """One emitted file."""
+        key = {"source": self.source, "floating": self.trained, "quantized": self.quantized}[whose]
+        return ["emitted", key, form, precision]
+
+    def outputs(self, whose: str) -> list[str]:
+        """What a model says of the evaluation set."""
+        return ["outputs", *self.emitted(whose, "torch", ""), self.evaluation]
+
+    def proof(self, artifact: str, source: str) -> list[str]:
+        """What an artifact says of the evaluation set, and its latency beside its source.
+
+        Args:
+            artifact, source: digests of the two files.
+        """
+        return ["proof", artifact, source, self.evaluation, code_fingerprint(), *machine()]
