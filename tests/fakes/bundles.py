@@ -41,6 +41,7 @@ def make_onnx(path: Path, bias: NDArray[Any] = BIAS, rows: int | str = "n") -> P
 def make_bundle(
     folder: Path,
     *,
+    model: str = "linear",
     version: str = "1",
     shift: float = 0.0,
     formats: tuple[Format, ...] = ("onnx",),
@@ -70,7 +71,7 @@ def make_bundle(
         )
     write_bundle(
         folder,
-        model="linear",
+        model=model,
         version=version,
         inputs=[TensorSpec("x", "float32", (-1, 4))],
         outputs=[TensorSpec("y", "float32", (-1, 3))],

@@ -102,6 +102,13 @@ def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         process.wait()
 
 
+def test_run_of_a_folder_that_holds_no_bundle_is_refused(tmp_path: Path) -> None:
+    assert main(["run", str(tmp_path)]) == 2
+    assert main(["run", str(tmp_path / "gone")]) == 2
+    make_bundle(tmp_path / "b")
+    assert main(["run", str(tmp_path), "--memory", "1"]) == 2
+
+
 @pytest.mark.parametrize("http", ["8080x", "127.0.0.1:99999", "0.0.0.0:0"])
 def test_run_refuses_a_bad_address(tmp_path: Path, http: str) -> None:
     assert main(["run", str(make_bundle(tmp_path / "b")), "--http", http]) == 2

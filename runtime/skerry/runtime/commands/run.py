@@ -1,12 +1,14 @@
-"""Serve a bundle over HTTP, by the Open Inference Protocol v2, until it is told to stop.
+"""Serve a bundle, or a folder of bundles, over HTTP by the Open Inference Protocol v2.
 
-Beyond this machine it listens only with a token and TLS. `--isolate` runs the engine in a process
-of its own, so that one that crashes or hangs is replaced while the server stays. `--cache` keeps
-answers, and stops by itself where that does not pay.
+Of a folder each model is loaded when it is first asked for, and the ones not asked for longest are
+closed where `--memory` would be exceeded. Beyond this machine it listens only with a token and TLS.
+`--isolate` runs the engine in a process of its own, so that one that crashes or hangs is replaced
+while the server stays. `--cache` keeps answers, and stops by itself where that does not pay.
 
 Examples:
     skerry run out/bundle --http 127.0.0.1:8080
     curl localhost:8080/v2/health/ready
+    skerry run models/ --memory 128
     skerry run out/bundle --uds /run/skerry.sock --isolate --cache 16
     skerry run out/bundle --http 0.0.0.0:8443 --token-file token --tls cert.pem key.pem
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,6 +25,7 @@ from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 from skerry.runtime.engine.base import EngineOptions
 from skerry.runtime.engine.caching import CacheLimits
+from skerry.runtime.models import Shelf, ShelfLimits
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
@@ -34,7 +38,7 @@ _TOKEN_BYTES = 4096
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the folder of a bundle")
+    parser.add_argument("bundle", type=Path, help="the folder of a bundle, or of bundles")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT")
     where.add_argument("--uds", type=Path, metavar="PATH", help="a Unix socket instead")
@@ -47,6 +51,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--isolate", action="store_true", help="the engine in its own process")
     parser.add_argument("--cache", type=int, metavar="MB", help="keep answers in so many MB")
     parser.add_argument(
+        "--memory", type=int, default=256, metavar="MB", help="of a folder's models; default: 256"
+    )
+    parser.add_argument(
         "--rate", type=float, default=0.0, metavar="N", help="at most N inferences a second"
     )
 
@@ -54,17 +61,18 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, output: Output) -> int:
     host, port = _host_port(args.http)
     access = _access(args)
-    runtime = Runtime.open(args.bundle, _options(args))
-    info = runtime.info()
-    assert info is not None
+    options = _options(args)
+    models: Runtime | Shelf
+    if args.bundle.is_dir() and not (args.bundle / "oci-layout").exists():
+        models = Shelf(args.bundle, options, ShelfLimits(bytes=args.memory * 1_000_000))
+    else:
+        models = Runtime.open(args.bundle, options)
 
     def started(address: str) -> None:
-        document = {"address": address, **msgspec.to_builtins(info)}
-        text = f"{info.model} {info.version} ({info.artifact}, {info.engine}) answers at {address}"
-        output.result(document, text)
+        output.result(*_announcement(models, address))
 
     serve(
-        runtime,
+        models,
         host=host,
         port=port,
         uds=args.uds,
@@ -72,12 +80,25 @@ def run(args: Namespace, output: Output) -> int:
         limits=ServeLimits(rate=args.rate),
         on_start=started,
     )
-    runtime.close()
+    models.close()
     return 0
 
 
+def _announcement(models: Runtime | Shelf, address: str) -> tuple[dict[str, Any], str]:
+    """What is told when the server answers."""
+    if isinstance(models, Shelf):
+        names = [f"{info.model} {info.version}" for info in models.infos()]
+        infos = msgspec.to_builtins(models.infos())
+        text = f"{len(names)} models answer at {address}: {', '.join(names)}"
+        return {"address": address, "models": infos}, text
+    info = models.info()
+    assert info is not None
+    text = f"{info.model} {info.version} ({info.artifact}, {info.engine}) answers at {address}"
+    return {"address": address, **msgspec.to_builtins(info)}, text
+
+
 def _options(args: Namespace) -> RuntimeOptions:
-    for name in ("threads", "cache", "rate"):
+    for name in ("threads", "cache", "memory", "rate"):
         value = getattr(args, name)
         if value is not None and value < (0 if name == "rate" else 1):
             raise InputError(f"{value} is too small", where=f"--{name}")

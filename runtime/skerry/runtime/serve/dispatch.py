@@ -18,9 +18,10 @@ from contextlib import suppress
 
 from skerry.devices.errors import SkerryError
 from skerry.runtime.batching import rows_of
+from skerry.runtime.models import Models
 from skerry.runtime.runtime import Answer, Runtime
 from skerry.runtime.serve.admission import TokenBucket
-from skerry.runtime.serve.api import Api, failure
+from skerry.runtime.serve.api import Api, Later, failure
 from skerry.runtime.serve.http1 import Done, Reply, Request, error_reply
 from skerry.runtime.serve.infer import Call, write_answer
 from skerry.runtime.serve.limits import ServeLimits
@@ -34,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Dispatcher:
     """`Responder` over an API and a runtime. Lives on one event loop."""
 
-    def __init__(self, api: Api, runtime: Runtime, limits: ServeLimits, metrics: Metrics) -> None:
-        self._api, self._runtime = api, runtime
+    def __init__(self, api: Api, models: Models, limits: ServeLimits, metrics: Metrics) -> None:
+        self._api, self._models = api, models
         self._limits, self._metrics = limits, metrics
         self._loop = asyncio.get_running_loop()
         self._bucket = TokenBucket(limits.rate, limits.burst) if limits.rate > 0 else None
@@ -53,13 +54,17 @@ class Dispatcher:
                 self._metrics.answered(call.status)
                 done(call)
                 return
+            if isinstance(call, Later):
+                self._pool.submit(self._make, call, done)
+                return
             if self._refuse(began, done):
                 return
-            if self._takes_long():
+            runtime = self._models.loaded(call.model)
+            if runtime is None or self._takes_long(runtime):
                 self._offload(call, began, done)
                 return
             reply = write_answer(
-                call, self._runtime.answer(call.inputs, call.outputs, version=call.version)
+                call, runtime.answer(call.inputs, call.outputs, version=call.version)
             )
         except SkerryError as error:
             reply = failure(error)
@@ -78,9 +83,9 @@ class Dispatcher:
         """Wait for no thread; what they still do is not answered."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _takes_long(self) -> bool:
+    def _takes_long(self, runtime: Runtime) -> bool:
         """Whether the model may hold up whoever calls it for long."""
-        active = self._runtime.active
+        active = runtime.active
         if active is None:
             return False
         return active.isolated or active.row_seconds > self._limits.inline_s
@@ -115,21 +120,37 @@ class Dispatcher:
         found: Sequence[Answer | SkerryError | None]
         first = jobs[0].call
         try:
-            found = self._runtime.answer_all(
-                [job.call.inputs for job in jobs], first.outputs, version=first.version
+            found = self._models.answer_all(
+                first.model, [job.call.inputs for job in jobs], first.outputs, first.version
             )
+        except SkerryError as error:
+            found = [error] * len(jobs)
         except Exception:  # noqa: BLE001 - logged, and told as 500
             _log.exception("an inference ended in a bug")
             found = [None] * len(jobs)
         self._loop.call_soon_threadsafe(self._ended, jobs, found)
 
+    def _make(self, later: Later, done: Done) -> None:
+        """In a thread: make the reply."""
+        try:
+            reply = later.make()
+        except SkerryError as error:
+            reply = failure(error)
+        except Exception:  # noqa: BLE001 - logged, and told as 500
+            _log.exception("a request ended in a bug")
+            reply = _bug()
+        self._metrics.answered(reply.status)
+        self._loop.call_soon_threadsafe(done, reply)
+
     def _take(self) -> list[_Job]:
         """The oldest job that waits, and those behind it that may share its batch."""
         jobs: list[_Job] = []
-        rows, most = 0, self._most_rows()
+        rows, most = 0, 1
         with suppress(IndexError):  # another thread was quicker
             while not jobs or rows < most:
                 job = self._waiting.popleft()
+                if not jobs:
+                    most = self._most_rows(job.call.model)
                 more = rows_of(job.call.inputs)
                 if jobs and not (rows + more <= most and job.goes_with(jobs[0])):
                     self._waiting.appendleft(job)
@@ -138,8 +159,9 @@ class Dispatcher:
                 rows += more
         return jobs
 
-    def _most_rows(self) -> int:
-        active = self._runtime.active
+    def _most_rows(self, model: str) -> int:
+        runtime = self._models.loaded(model)
+        active = None if runtime is None else runtime.active
         gains = active is not None and active.batch_gain >= self._limits.batch_gain
         return self._limits.batch_rows if gains else 1
 
@@ -177,9 +199,9 @@ class _Job:
         self.timer: asyncio.TimerHandle | None = None
 
     def goes_with(self, other: _Job) -> bool:
-        """Whether both ask for the same outputs of the same version."""
+        """Whether both ask for the same outputs of the same model and version."""
         mine, its = self.call, other.call
-        return (mine.version, mine.outputs) == (its.version, its.outputs)
+        return (mine.model, mine.version, mine.outputs) == (its.model, its.version, its.outputs)
 
 
 def _bug() -> Reply:

@@ -33,10 +33,12 @@ class Call(NamedTuple):
     """What a request asks of a model.
 
     Attributes:
+        model: its name.
         timeout_s: the client's own limit, or None.
         gzip: whether the client takes a compressed reply.
     """
 
+    model: str
     inputs: Arrays
     outputs: tuple[str, ...] | None
     version: str | None
@@ -45,7 +47,7 @@ class Call(NamedTuple):
     gzip: bool
 
 
-def read_call(request: Request, version: str | None, limits: ServeLimits) -> Call:
+def read_call(request: Request, model: str, version: str | None, limits: ServeLimits) -> Call:
     """Read an inference request, its JSON and what follows it.
 
     Raises:
@@ -63,6 +65,7 @@ def read_call(request: Request, version: str | None, limits: ServeLimits) -> Cal
         body, binary = whole[: int(text)], whole[int(text) :]
     decoded = decode_request(body)
     return Call(
+        model,
         input_arrays(decoded, binary),
         decoded.output_names(),
         version,

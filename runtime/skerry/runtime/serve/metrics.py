@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from threading import Lock
 
 from skerry.runtime.prepared import Info
@@ -29,8 +30,8 @@ class Metrics:
                 self._counts[bisect_left(BUCKETS, seconds)] += 1
                 self._seconds += seconds
 
-    def text(self, info: Info | None) -> str:
-        """The exposition. `info` is what serves."""
+    def text(self, infos: Sequence[Info]) -> str:
+        """The exposition. `infos` is what serves."""
         with self._lock:
             status, counts, seconds = dict(self._status), list(self._counts), self._seconds
         lines = [
@@ -54,9 +55,14 @@ class Metrics:
             f"skerry_inference_seconds_count {total}",
             "# HELP skerry_ready Whether a model serves.",
             "# TYPE skerry_ready gauge",
-            f"skerry_ready {int(info is not None)}",
+            f"skerry_ready {int(bool(infos))}",
         ]
-        if info is not None:
+        if infos:
+            lines += [
+                "# HELP skerry_model_info What serves.",
+                "# TYPE skerry_model_info gauge",
+            ]
+        for info in infos:
             labels = {
                 "model": info.model,
                 "version": info.version,
@@ -65,11 +71,7 @@ class Metrics:
                 "engine": info.engine,
             }
             pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-            lines += [
-                "# HELP skerry_model_info What serves.",
-                "# TYPE skerry_model_info gauge",
-                f"skerry_model_info{{{pairs}}} 1",
-            ]
+            lines.append(f"skerry_model_info{{{pairs}}} 1")
         return "\n".join(lines) + "\n"
 
 

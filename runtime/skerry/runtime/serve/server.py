@@ -12,6 +12,7 @@ from threading import Event, Thread, current_thread, main_thread
 from types import TracebackType
 
 from skerry.devices.errors import UnavailableError
+from skerry.runtime.models import OneModel, Shelf
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.api import Api
 from skerry.runtime.serve.dispatch import Dispatcher
@@ -27,7 +28,7 @@ _SWEEP_S = 1.0
 
 
 class Server:
-    """Serves a runtime, whether or not a model is active yet.
+    """Serves a runtime, whether or not a model is active yet, or a shelf of models.
 
     Args:
         host, port: where to listen; port 0 takes a free one, told by `address`.
@@ -43,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Runtime | Shelf,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -53,7 +54,8 @@ class Server:
         limits: ServeLimits | None = None,
         metrics: Callable[[], str] | None = None,
     ) -> None:
-        self._runtime, self._access = runtime, access
+        self._models = OneModel(runtime) if isinstance(runtime, Runtime) else runtime
+        self._access = access
         self._limits = limits or ServeLimits()
         self._more_metrics = metrics
         self._tls = None if access is None else access.context()
@@ -118,8 +120,8 @@ class Server:
                 loop.add_signal_handler(number, stop.set)
         metrics, peers = Metrics(), set[Connection]()
         token = None if self._access is None else self._access.token
-        api = Api(self._runtime, self._limits, metrics, token, self._more_metrics)
-        dispatcher = self._dispatcher = Dispatcher(api, self._runtime, self._limits, metrics)
+        api = Api(self._models, self._limits, metrics, token, self._more_metrics)
+        dispatcher = self._dispatcher = Dispatcher(api, self._models, self._limits, metrics)
 
         def connect() -> Connection:
             return Connection(dispatcher, self._limits, peers, metrics.answered)
@@ -152,7 +154,7 @@ class Server:
 
 
 def serve(
-    runtime: Runtime,
+    runtime: Runtime | Shelf,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
