@@ -6,9 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
 
 from fakes.operator import SERVER
 from fakes.rig import DEVICE, Fleet
@@ -173,9 +178,19 @@ def serving(fleet: Fleet) -> Iterator[Web]:
         thread.join()
 
 
+def certificate(identity: Identity, now: float, days: float = 365.0) -> bytes:
+    """A certificate (PEM) for the device's key, signed by itself, which began a day ago."""
+    begin = datetime.fromtimestamp(now, UTC) - timedelta(days=1)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(DEVICE))])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    made = made.public_key(identity.public_key).serial_number(1)
+    made = made.not_valid_before(begin).not_valid_after(begin + timedelta(days=days))
+    return made.sign(identity._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
 def make_home(fleet: Fleet, home: Path, url: str, **settings: Any) -> Path:
     """The home of a device that has enrolled with the server at `url`."""
-    Identity.create(home / "identity")
+    identity = Identity.create(home / "identity")
     trust = TrustedClient(
         home / "trust", fleet.fetcher, device=DEVICE, server=SERVER, clock=fleet.clock
     )
@@ -183,6 +198,7 @@ def make_home(fleet: Fleet, home: Path, url: str, **settings: Any) -> Path:
     director = fleet.stage.director.read(DEVICE, "1.root.json")
     assert image and director
     trust.enrol(image, director)
+    (home / "identity/certificate.pem").write_bytes(certificate(identity, fleet.clock.now()))
     known = {"server": url, "audience": url, "device": str(DEVICE), "tenant": "main"}
     AgentSettings(**(known | settings)).save(home)
     return home

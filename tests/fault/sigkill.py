@@ -31,7 +31,21 @@ if __name__ == "__main__":
 from fakes.rig import Fleet
 from fakes.web import make_home, serving
 
-_COMMAND = [sys.executable, "-m", "skerry.cli.main", "agent", "run"]
+_PARENT = """
+import sys
+from pathlib import Path
+from skerry.updater.agent.log import Log
+from skerry.updater.agent.supervise import SuperviseLimits, supervise
+
+def worker(number):
+    from os import getpid
+    return [sys.executable, "-m", "skerry.cli.main", "agent", "run", f"--home={home}", "--poll=0.2",
+            "--trial=0.3", f"--worker={number}", f"--parent={getpid()}"]
+
+home = Path(sys.argv[1])
+limits = SuperviseLimits(longest_s=0.2)  # killed every few seconds, it would wait ever longer
+sys.exit(supervise(home, "127.0.0.1:0", worker, log=Log(), limits=limits))
+"""
 _BODY = json.dumps(
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 )
@@ -151,8 +165,8 @@ class Agent:
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        words = ["--home", str(self._home), "--poll", "0.2", "--trial", "0.3"]
-        process = subprocess.Popen([*_COMMAND, *words], stderr=self._log)
+        words = [sys.executable, "-c", _PARENT, str(self._home)]
+        process = subprocess.Popen(words, stderr=self._log)
         _until("the agent's start", lambda: process.poll() is None and _worker(self._home))
         return process
 

@@ -2,6 +2,7 @@
 
     skerry agent enrol --home DIR --claim FILE     join a fleet with a claim file from its operator
     skerry agent run --home DIR                    serve the model, keep it up to date
+    skerry agent update --home DIR --media FOLDER  update from a folder that was carried here
     skerry agent status --home DIR                 what this device holds, and what it is doing
 
 `run` serves the release that is here at once, without a network. HOME/runtime.address says where.
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from skerry.devices.output import Output
 
 if TYPE_CHECKING:
-    from skerry.updater.agent.process import AgentLimits
+    from skerry.updater.agent.parts import AgentLimits
 
 __all__ = ["configure", "run"]
 
@@ -43,9 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--window", type=float, default=60.0, metavar="SECONDS", help="length of a telemetry window"
     )
-    serve.add_argument(
-        "--trial", type=float, default=10.0, metavar="SECONDS", help="length of a release's trial"
-    )
+    _trial(serve)
     serve.add_argument(
         "--quota", type=int, default=2 << 30, metavar="BYTES", help="most bytes the store may take"
     )
@@ -57,6 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # the inherited socket
     serve.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+
+    update = actions.add_parser("update", help="update from a folder that was carried here")
+    _home(update)
+    update.add_argument("--media", type=Path, required=True, help="the folder")
+    _trial(update)
 
     status = actions.add_parser("status", help="say what this device holds")
     _home(status)
@@ -72,6 +76,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
         from skerry.updater.agent.status import show
 
         return show(args.home, output)
+    if args.action == "update":
+        return _update(args, output)
     if args.worker is not None:
         return _work(args)
     return _supervise(args)
@@ -79,6 +85,12 @@ def run(args: argparse.Namespace, output: Output) -> int:
 
 def _home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, required=True, help="the device's folder")
+
+
+def _trial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trial", type=float, default=10.0, metavar="SECONDS", help="length of a release's trial"
+    )
 
 
 def _supervise(args: argparse.Namespace) -> int:
@@ -110,29 +122,55 @@ def _work(args: argparse.Namespace) -> int:
     import socket
     from threading import Event
 
-    from skerry.updater.agent.supervise import die_with_parent, on_end
+    from skerry.updater.agent.supervise import die_with_parent, on_signals
 
     die_with_parent(args.parent)
     stop = Event()
     limits = _limits(args)
     from skerry.updater.agent.process import AgentProcess
 
+    process = AgentProcess(args.home, stop=stop, limits=limits)
+
+    def end() -> None:
+        stop.set()
+        process.wake()
+
+    on_signals(end, process.wake)
     with socket.socket(fileno=args.worker) as listener:
-        process = AgentProcess(args.home, listener, stop=stop, limits=limits)
-
-        def end() -> None:
-            stop.set()
-            process.wake()
-
-        on_end(end)
-        process.run()
+        process.run(listener)
     return 0
+
+
+def _update(args: argparse.Namespace, output: Output) -> int:
+    from threading import Event
+
+    from skerry.devices.errors import ExitCode
+    from skerry.updater.agent.lock import exclusive, is_held
+    from skerry.updater.agent.media import ask_for
+
+    if is_held(args.home / "agent.lock"):
+        ask_for(args.home, args.media, int((args.home / "worker.pid").read_text()))
+        output.result(
+            {"outcome": "asked"}, "the agent that runs here was asked; see: skerry agent status"
+        )
+        return 0
+    from skerry.updater.agent.health import HealthLimits
+    from skerry.updater.agent.parts import AgentLimits
+    from skerry.updater.agent.process import AgentProcess
+    from skerry.updater.agent.update import UpdateLimits
+
+    limits = AgentLimits(update=UpdateLimits(health=HealthLimits(seconds=args.trial)))
+    with exclusive(args.home / "agent.lock"):
+        process = AgentProcess(args.home, stop=Event(), limits=limits)
+        outcome = process.update_once(args.media)
+    output.result({"outcome": outcome}, outcome)
+    return int(ExitCode.GATE_FAILED if outcome == "failed" else ExitCode.OK)
 
 
 def _limits(args: argparse.Namespace) -> AgentLimits:
     from skerry.updater.agent.download import DownloadLimits
     from skerry.updater.agent.health import HealthLimits
-    from skerry.updater.agent.process import AgentLimits
+    from skerry.updater.agent.parts import AgentLimits
     from skerry.updater.agent.schedule import Hours, ScheduleLimits
     from skerry.updater.agent.update import UpdateLimits
     from skerry.updater.store.store import StoreLimits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skerry.devices.errors import UnavailableError
 
-__all__ = ["exclusive"]
+__all__ = ["exclusive", "is_held"]
 
 
 @contextmanager
@@ -29,6 +29,15 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path`."""
+    try:
+        with exclusive(path):
+            return False
+    except UnavailableError:
+        return True
 
 
 def _take(handle: int, path: Path) -> None:

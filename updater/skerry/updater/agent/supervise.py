@@ -23,7 +23,7 @@ from skerry.devices.files import write_atomically
 from skerry.updater.agent.lock import exclusive
 from skerry.updater.agent.log import Log
 
-__all__ = ["SuperviseLimits", "bind", "die_with_parent", "on_end", "supervise"]
+__all__ = ["SuperviseLimits", "bind", "die_with_parent", "on_signals", "supervise"]
 
 _LISTEN_FDS_START = 3
 _PR_SET_PDEATHSIG = 1
@@ -41,8 +41,8 @@ class SuperviseLimits:
     """
 
     first_s: float = 0.1
-    longest_s: float = 30.0
-    healthy_s: float = 60.0
+    longest_s: float = 10.0
+    healthy_s: float = 10.0
     end_s: float = 20.0
     backlog: int = 512
 
@@ -95,7 +95,7 @@ class _Keeper:
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
-        on_end(self._end)
+        on_signals(self._end, self._wake)
         pause = self._limits.first_s
         while not self._stop.is_set():
             began = time.monotonic()
@@ -120,6 +120,11 @@ class _Keeper:
         (self._home / "worker.pid").write_text(f"{child.pid}\n")
         return child
 
+    def _wake(self) -> None:
+        with self._lock:
+            if self._child is not None and self._child.poll() is None:
+                self._child.send_signal(signal.SIGHUP)
+
     def _end(self) -> None:
         """Ask the worker to end, and see that it does."""
         with self._lock:
@@ -133,13 +138,14 @@ class _Keeper:
         killer.start()
 
 
-def on_end(end: Callable[[], None]) -> None:
-    """Have SIGTERM and SIGINT call `end`, once, on a thread of its own: it may take locks."""
-    ending = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+def on_signals(end: Callable[[], None], wake: Callable[[], None]) -> None:
+    """Have SIGTERM and SIGINT call `end`, and SIGHUP `wake`, on a thread: they may take locks."""
+    known = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, known)
 
     def wait() -> None:
-        signal.sigwait(ending)
+        while signal.sigwait(known) == signal.SIGHUP:
+            wake()
         end()
 
     Thread(target=wait, name="signals", daemon=True).start()

@@ -1,0 +1,142 @@
+"""What an agent is made of, and the one place where an `Updater` is put together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+from typing import get_args
+
+from skerry.devices.clock import Clock
+from skerry.devices.enrolment import AgentSettings
+from skerry.devices.profile import Profile
+from skerry.runtime.bundle.card import Format
+from skerry.runtime.observe import Observation, Observer
+from skerry.runtime.runtime import Runtime
+from skerry.updater.agent.download import Downloader, DownloadLimits
+from skerry.updater.agent.fetching import Fetching
+from skerry.updater.agent.health import HealthWatch
+from skerry.updater.agent.log import Log
+from skerry.updater.agent.report import Reporter
+from skerry.updater.agent.schedule import ScheduleLimits
+from skerry.updater.agent.update import UpdateLimits, Updater
+from skerry.updater.fetch import Fetcher
+from skerry.updater.store.store import Store, StoreLimits
+from skerry.updater.trust.device import TrustedClient
+
+__all__ = ["AgentLimits", "Observers", "Parts", "runnable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLimits:
+    """Every limit of an agent.
+
+    Attributes:
+        window_s: seconds that one telemetry window covers.
+        end_s: seconds to wait for each thread at the end.
+    """
+
+    schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
+    download: DownloadLimits = field(default_factory=DownloadLimits)
+    update: UpdateLimits = field(default_factory=UpdateLimits)
+    store: StoreLimits = field(default_factory=StoreLimits)
+    window_s: float = 60.0
+    end_s: float = 10.0
+
+
+class Observers:
+    """An `Observer` that passes each call on to others, which may come and go."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._lock, self._observers = Lock(), observers
+
+    def observed(self, call: Observation) -> None:
+        """Pass on one call."""
+        for observer in self._observers:
+            observer.observed(call)
+
+    def watch(self, watch: HealthWatch) -> Callable[[], None]:
+        """Pass calls on to `watch` too, until what is returned is called."""
+        with self._lock:
+            self._observers = (*self._observers, watch)
+
+        def end() -> None:
+            with self._lock:
+                self._observers = tuple(known for known in self._observers if known is not watch)
+
+        return end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of one device's agent.
+
+    Attributes:
+        stop: set when the process shall end.
+        wake: set to break off a pause or a download.
+    """
+
+    home: Path
+    settings: AgentSettings
+    profile: Profile
+    store: Store
+    runtime: Runtime
+    observers: Observers
+    reporter: Reporter
+    limits: AgentLimits
+    clock: Clock
+    log: Log
+    stop: Event
+    wake: Event
+    chance: random.Random
+
+    def downloader(self, fetcher: Fetcher, server: str, limits: DownloadLimits) -> Downloader:
+        """What fetches blobs from `server` into the store."""
+        return Downloader(
+            fetcher,
+            server,
+            self.store,
+            clock=self.clock,
+            interrupted=self.wake,
+            limits=limits,
+            chance=self.chance,
+        )
+
+    def updater(
+        self, fetcher: Fetcher, server: str, downloader: Downloader, *, carried: bool = False
+    ) -> Updater:
+        """What brings this device to what `server` assigns.
+
+        Args:
+            carried: whether the server is a folder that was carried here.
+        """
+        trust = TrustedClient(
+            self.home / "trust",
+            fetcher,
+            device=self.settings.device_id,
+            server=server,
+            clock=self.clock,
+            carried=carried,
+        )
+        fetching = Fetching(
+            self.store, downloader, trust, formats=runnable(self.profile), log=self.log
+        )
+        return Updater(
+            self.store,
+            trust,
+            fetching,
+            self.runtime,
+            self.reporter,
+            watch=self.observers.watch,
+            clock=self.clock,
+            stop=self.stop,
+            log=self.log,
+            limits=self.limits.update,
+        )
+
+
+def runnable(profile: Profile) -> tuple[Format, ...]:
+    """The formats that the runtime knows and this machine has an engine for, preferred first."""
+    return tuple(name for name in get_args(Format) if name in profile.formats)
