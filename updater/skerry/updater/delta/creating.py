@@ -15,7 +15,7 @@ from skerry.devices.files import Disk, RealDisk, replacing
 from skerry.updater.delta.formats import find_tensors
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.matching import Match, match
-from skerry.updater.delta.packing import pack_copy, pack_program, pack_whole
+from skerry.updater.delta.packing import pack_copy, pack_program, pack_whole, quick_size
 from skerry.updater.delta.program import Kind, Operation
 from skerry.updater.delta.stat import DeltaStat, stat
 from skerry.updater.delta.structure import Gaps, align
@@ -25,6 +25,7 @@ __all__ = ["create"]
 
 _SEGMENT_BYTES = 4 << 20
 _DICTIONARY_BYTES = 16 << 20
+_WORTH, _WORTH_LARGE = 1.3, 1.05
 
 
 def create(
@@ -190,10 +191,13 @@ def _segment(
     if len(operations) == 1 and operations[0].kind == Kind.COPY:
         payload = pack_copy(operations[0].base)
     else:
-        candidates = [pack_program(operations, base, target)]
+        payload = pack_program(operations, base, target)
+        tensors = sum(op.length for op in operations if op.kind == Kind.TENSOR)
         low = max(0, min(begin - _SEGMENT_BYTES, len(base) - _DICTIONARY_BYTES))
-        near = base[low : low + _DICTIONARY_BYTES]
-        candidates.append(pack_whole(bytes(target), base[:0], 0))
-        candidates.append(pack_whole(bytes(target), near, low, thorough=False))
-        payload = min(candidates, key=len)
+        worth = _WORTH_LARGE if tensors > len(data) // 2 > _SEGMENT_BYTES // 4 else _WORTH
+        near, data = base[low : low + _DICTIONARY_BYTES], bytes(target)
+        for dictionary in (base[:0], near):
+            if quick_size(data, dictionary) < worth * len(payload):
+                whole = pack_whole(data, dictionary, low, thorough=not len(dictionary))
+                payload = min(payload, whole, key=len)
     return varint(len(target)) + varint(len(payload)) + payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -19,6 +20,8 @@ _SIDE_BITS = 2.0
 _RATIO_COST = 7.0
 _EVIDENCE = 3.0
 _LEAST = 2.0**-9
+_SMALL = 4096
+_ENOUGH = 1 << 18
 
 _Floats = NDArray[np.float64]
 
@@ -40,19 +43,38 @@ def expectation(geometry: Geometry, old: Unsigned, new: Unsigned) -> Expectation
         old, new: its elements [planes, rows, columns].
     """
     element = geometry.element
+    old, new = _sampled(old), _sampled(new)
     best, least = None, np.inf
     for ratios in _ratios(element, old, new):
         values = _differences(element, old, new, ratios)
-        exponents = element.exponents(old)
-        size = np.abs(values) * np.exp2(exponents - exponents.max()) if values.size else values
-        lift = 2 * int(exponents.max())
         tokens = split(values.ravel())[0].reshape(values.shape)
-        for candidate, side in _candidates(size.astype(np.float64), lift, ratios):
-            cost = side + _cost(candidate, tokens, exponents)
-            if cost < least:
-                best, least = candidate, cost
+        for relative in (False, True) if element.mantissa_bits else (False,):
+            lifts = element.no_lifts(old) if relative else element.lifts(old)
+            top = int(lifts.max())
+            size = np.abs(values) * np.exp2((lifts - top) / 2)
+            for plain, side in _candidates(size, top, ratios):
+                for candidate in _around(plain, values.size):
+                    cost = side + _cost(candidate, tokens, lifts)
+                    if cost < least:
+                        best, least = replace(candidate, relative=relative), cost
     assert best is not None
     return best
+
+
+def _sampled(whole: Unsigned) -> Unsigned:
+    """Some planes, or some of the columns of one plane, of a large tensor."""
+    step = -(-whole.size // _ENOUGH)
+    if step == 1 or whole.shape[0] == 1:
+        return whole
+    return np.ascontiguousarray(whole[:: min(step, whole.shape[0])])
+
+
+def _around(candidate: Expectation, size: int) -> Iterator[Expectation]:
+    """The candidate, and others a little below and above it where that is cheap to try."""
+    yield candidate
+    if size <= _SMALL:
+        for step in (-4, -3, -2, -1, 1, 2, 3, 4):
+            yield replace(candidate, level=candidate.level + step)
 
 
 def _differences(
@@ -120,8 +142,8 @@ def _shrunk(total: _Floats, count: _Floats, mean: float, weight: float | None = 
     return means
 
 
-def _cost(candidate: Expectation, tokens: NDArray[np.uint8], exponents: NDArray[np.int64]) -> float:
-    levels = np.full(tokens.shape, candidate.level - LOWEST_LEVEL, np.int64) - 2 * exponents
+def _cost(candidate: Expectation, tokens: NDArray[np.uint8], lifts: NDArray[np.int64]) -> float:
+    levels = np.full(tokens.shape, candidate.level - LOWEST_LEVEL, np.int64) - lifts
     if candidate.rows is not None:
         levels += candidate.rows[:, None]
     if candidate.columns is not None:

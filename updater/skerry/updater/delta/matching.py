@@ -18,7 +18,7 @@ __all__ = ["Match", "match"]
 _SAMPLES = 2048
 _ALIKE = 0.3
 _CANDIDATES = 48
-_LEAST_ELEMENTS = 4
+_LEAST_ELEMENTS = 1
 
 
 @dataclass(frozen=True, slots=True)

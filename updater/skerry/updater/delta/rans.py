@@ -16,7 +16,12 @@ from skerry.updater.delta.tokens import ESCAPE
 
 __all__ = ["Decoder", "Encoder"]
 
-_LOW = 1 << 16
+_LOW = np.uint32(1 << 16)
+_MASK = np.uint32(SCALE - 1)
+_SHIFT = np.uint32(SCALE_BITS)
+_FREQUENCY_AT, _START_AT = np.uint32(8), np.uint32(20)
+_WORD = np.uint32((1 << 16) - 1)
+_WORD_BITS, _ONE = np.uint32(16), np.uint32(1)
 _Contexts = NDArray[np.int64]
 _Tokens = NDArray[np.uint8]
 _Bits = NDArray[np.int64]
@@ -33,7 +38,7 @@ class Decoder:
 
     def __init__(self, states: NDArray[np.uint32], words: NDArray[np.uint16], raw: bytes) -> None:
         self._tables = Tables()
-        self._states, self._words, self._at = states.astype(np.uint64), words, 0
+        self._states, self._words, self._at = states.astype(np.uint32), words.astype(np.uint32), 0
         self._raw, self._bit = np.frombuffer(raw + bytes(8), np.uint8), 0
         self._raw_bits = 8 * len(raw)
 
@@ -41,23 +46,22 @@ class Decoder:
         """The next block: one token for each context."""
         self._tables.prepare(contexts)
         out = np.empty(len(contexts), np.uint8)
-        base = contexts.astype(np.uint64) << np.uint64(SCALE_BITS)
-        lanes, slots, words = len(self._states), self._tables.slots, self._words
+        rows = contexts << SCALE_BITS
+        lanes, slots, words, at = len(self._states), self._tables.slots, self._words, self._at
         for begin in range(0, len(contexts), lanes):
-            end = min(begin + lanes, len(contexts))
-            state = self._states[: end - begin]
-            packed = slots[base[begin:end] | (state & np.uint64(SCALE - 1))]
-            out[begin:end] = packed  # the lowest byte
-            state >>= np.uint64(SCALE_BITS)
-            state *= ((packed >> np.uint32(8)) & np.uint32(SCALE - 1)) + np.uint64(1)
-            state += packed >> np.uint32(20)
-            hungry = np.flatnonzero(state < _LOW)
-            if len(hungry):
-                taken = words[self._at : self._at + len(hungry)]
-                if len(taken) != len(hungry):
-                    raise BundleError("coded words end too early")
-                self._at += len(hungry)
-                state[hungry] = state[hungry] << np.uint64(16) | taken
+            state = self._states[: len(contexts) - begin]
+            packed = slots[rows[begin : begin + lanes] | (state & _MASK)]
+            out[begin : begin + lanes] = packed  # the lowest byte
+            state >>= _SHIFT
+            state *= (packed >> _FREQUENCY_AT & _MASK) + _ONE
+            state += packed >> _START_AT
+            hungry = (state < _LOW).nonzero()[0]
+            taken = words[at : at + len(hungry)]
+            at += len(hungry)
+            if len(taken) != len(hungry):
+                raise BundleError("coded words end too early")
+            state[hungry] = state[hungry] << _WORD_BITS | taken
+        self._at = at
         escaped = np.flatnonzero(out == ESCAPE)
         if len(escaped):
             out[escaped] = self.raw(np.full(len(escaped), 8))
@@ -121,22 +125,22 @@ class Encoder:
 
     def finish(self, lanes: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16], bytes]:
         """The states, words and raw bits for a `Decoder`, with so many lanes."""
-        states = np.full(lanes, _LOW, np.uint64)
-        words: list[NDArray[np.uint64]] = []
+        states = np.full(lanes, _LOW, np.uint32)
+        words: list[NDArray[np.uint32]] = []
+        top = np.uint32(32 - SCALE_BITS)
         for frequencies, starts in reversed(self._blocks):
-            count = len(frequencies)
-            for begin in range((count - 1) // lanes * lanes, -1, -lanes):
-                frequency = frequencies[begin : begin + lanes].astype(np.uint64)
+            for begin in range((len(starts) - 1) // lanes * lanes, -1, -lanes):
+                frequency = frequencies[begin : begin + lanes]
                 state = states[: len(frequency)]
-                full = np.flatnonzero(state >= frequency << np.uint64(32 - SCALE_BITS))
-                if len(full):
-                    words.append((state[full] & np.uint64(_LOW - 1))[::-1])
-                    state[full] >>= np.uint64(16)
+                full = (state >> top >= frequency).nonzero()[0]
+                held = state[full]
+                words.append((held & _WORD)[::-1])
+                state[full] = held >> _WORD_BITS
                 quotient = state // frequency
-                state += quotient * (np.uint64(SCALE) - frequency)
+                state += quotient * (np.uint32(SCALE) - frequency)
                 state += starts[begin : begin + lanes]
-        joined = np.concatenate([np.zeros(0, np.uint64), *words])[::-1].astype(np.uint16)
-        return states.astype(np.uint32), joined, self._packed_bits()
+        joined = np.concatenate([np.zeros(0, np.uint32), *words])[::-1].astype(np.uint16)
+        return states, joined, self._packed_bits()
 
     def _packed_bits(self) -> bytes:
         widths = np.concatenate([np.zeros(0, np.int64), *self._widths])

@@ -14,7 +14,7 @@ from skerry.updater.delta.program import Kind, Operation
 
 __all__ = ["Gaps", "align"]
 
-_SORTED_BYTES = 4 << 20
+_SORTED_BYTES = 24 << 20
 _REPETITIVE = 0.05
 
 

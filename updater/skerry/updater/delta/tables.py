@@ -36,8 +36,8 @@ BINS = 8
 SIDE_CONTEXTS = 8
 CONTEXTS = (LEVELS + SIDE_CONTEXTS) * BINS
 _UNIT = 16
-_PRIOR_OF_LEVEL = 8
-_PRIOR_OF_CONTEXT = 16
+_PRIOR_OF_LEVEL = 64
+_PRIOR_OF_CONTEXT = 80
 _SIDE_LEVEL = 3
 
 
@@ -93,10 +93,10 @@ class Tables:
 
     def observe(self, contexts: NDArray[np.integer], tokens: NDArray[np.uint8]) -> None:
         """Learn that these tokens were coded in these contexts."""
-        both = np.bincount(contexts.astype(np.int64) * TOKENS + tokens, minlength=0)
-        hit = np.flatnonzero(both)
-        self._counts.reshape(-1)[hit] += both[hit]
-        np.add.at(self._seen, hit // TOKENS, both[hit])
+        both = np.bincount(contexts * TOKENS + tokens, minlength=CONTEXTS * TOKENS)
+        both = both.reshape(CONTEXTS, TOKENS)
+        self._counts += both
+        self._seen += both.sum(1)
 
     def _make(self, due: NDArray[np.int64]) -> None:
         levels, of = np.unique(due // BINS, return_inverse=True)

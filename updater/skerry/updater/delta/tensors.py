@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from skerry.devices.errors import BundleError
 from skerry.updater.delta.geometry import Element, Geometry, Unsigned
 from skerry.updater.delta.tables import BINS, LEVELS, LOWEST_LEVEL
-from skerry.updater.delta.tokens import MIRRORED, RAW_BITS, split, value_of
+from skerry.updater.delta.tokens import FIRST_LARGE, RAW_BITS, split, value_of, with_raw
 
 __all__ = ["RATIO_BITS", "Coder", "Expectation", "code_tensors", "scaled"]
 
 _Integers = NDArray[np.int64]
 
 RATIO_BITS = 10
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 _SIDE_BLOCK = 256
-_ROWS, _COLUMNS, _RATIOS = 1, 2, 4
+_ROWS, _COLUMNS, _RATIOS, _RELATIVE = 1, 2, 4, 8
 _UNKNOWN = BINS - 1
 _BIN_STARTS = (2, 6, 11, 19, 31, 51)
 _BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right").astype(np.int64)
@@ -33,6 +33,7 @@ _NEAR_BITS = 20
 _NEAR = np.array(
     [round(8 * 2 ** (_NEAR_BITS - (level + LOWEST_LEVEL) / 2)) for level in range(LEVELS)], np.int64
 )
+_MOST_LEVEL = 4096
 _START_LEVEL = {
     Element.INT8: 0,
     Element.INT16: 0,
@@ -64,18 +65,22 @@ class Expectation:
         rows, columns: what each row and column adds to it.
         ratios: for each row, what the old integers are multiplied by before they are subtracted,
             as 1 + ratio / 2^RATIO_BITS. INT8 only.
+        relative: whether the differences of floats go with the floats themselves; they are else
+            expected to be as large whatever the float.
     """
 
     level: int
     rows: _Integers | None = None
     columns: _Integers | None = None
     ratios: _Integers | None = None
+    relative: bool = False
 
     @property
     def mode(self) -> int:
-        """Which of the three there are."""
+        """Which of these there are, as bits."""
         parts = ((self.rows, _ROWS), (self.columns, _COLUMNS), (self.ratios, _RATIOS))
-        return sum(flag for part, flag in parts if part is not None)
+        bits = sum(flag for part, flag in parts if part is not None)
+        return bits + (_RELATIVE if self.relative else 0)
 
 
 def code_tensors(
@@ -110,12 +115,9 @@ def _code_expectations(
     """First the modes of all tensors, then all levels, rows, columns and ratios."""
     count = len(geometries)
     modes = _side(coder, 0, count, None if given is None else [e.mode for e in given])
-    starts = np.array([_START_LEVEL[g.element] for g in geometries], np.int64)
-    levels = starts + _side(
-        coder, 1, count, None if given is None else np.array([e.level for e in given]) - starts
-    )
-    if ((modes < 0) | (modes > 7)).any() or (np.abs(levels) > 1 << 12).any():
-        raise BundleError("a tensor's mode or level is beyond its range")
+    levels = _code_levels(coder, geometries, None if given is None else [e.level for e in given])
+    if ((modes < 0) | (modes > 15)).any():
+        raise BundleError("a tensor's mode is beyond its range")
 
     def parts(which: int, flag: int, size: Callable[[Geometry], int]) -> list[_Integers | None]:
         sizes = [size(g) if mode & flag else 0 for g, mode in zip(geometries, modes, strict=True)]
@@ -130,7 +132,33 @@ def _code_expectations(
     rows = parts(2, _ROWS, lambda g: g.sizes[2])
     columns = parts(3, _COLUMNS, lambda g: g.sizes[3])
     ratios = parts(4, _RATIOS, lambda g: g.sizes[2])
-    return [Expectation(int(levels[i]), rows[i], columns[i], ratios[i]) for i in range(count)]
+    return [
+        Expectation(levels[i], rows[i], columns[i], ratios[i], bool(modes[i] & _RELATIVE))
+        for i in range(count)
+    ]
+
+
+def _code_levels(
+    coder: Coder, geometries: Sequence[Geometry], given: Sequence[int] | None
+) -> list[int]:
+    """Each tensor's level as its difference from the last one of the same element type."""
+    before = [
+        next((j for j in range(i - 1, -1, -1) if geometries[j].element is g.element), None)
+        for i, g in enumerate(geometries)
+    ]
+    steps = None
+    if given is not None:
+        steps = [
+            level - (_START_LEVEL[g.element] if last is None else given[last])
+            for level, last, g in zip(given, before, geometries, strict=True)
+        ]
+    levels: list[int] = []
+    found = _side(coder, 1, len(geometries), steps)
+    for step, last, geometry in zip(found.tolist(), before, geometries, strict=True):
+        levels.append(step + (_START_LEVEL[geometry.element] if last is None else levels[last]))
+    if any(abs(level) > _MOST_LEVEL for level in levels):
+        raise BundleError("a tensor's level is beyond its range")
+    return levels
 
 
 def _side(
@@ -153,18 +181,15 @@ def _values(
     """One signed integer for each context; where `flipped`, its negative is what is coded."""
     tokens = raw = None
     if given is not None:
-        tokens, raw = split(given)
-        if flipped is not None:
-            tokens = np.where(flipped, MIRRORED[tokens], tokens)
+        tokens, raw = split(given if flipped is None else np.where(flipped, -given, given))
     tokens = coder.tokens(contexts, tokens)
-    if flipped is not None:
-        tokens = np.where(flipped, MIRRORED[tokens], tokens)
-    widths = RAW_BITS[tokens]
-    large = np.flatnonzero(widths)
-    found = np.zeros(len(contexts), np.int64)
+    found = value_of(tokens)
+    large = (tokens >= FIRST_LARGE).nonzero()[0]
     if len(large):
-        found[large] = coder.raw(widths[large], None if raw is None else raw[large])
-    return value_of(tokens, found)
+        widths = RAW_BITS[tokens[large]]
+        bits = coder.raw(widths, None if raw is None else raw[large])
+        found[large] = with_raw(tokens[large], bits)
+    return found if flipped is None else np.where(flipped, -found, found)
 
 
 def scaled(old: Unsigned, ratios: _Integers) -> tuple[_Integers, _Integers]:
@@ -192,6 +217,7 @@ def _code_tensor(
     made = np.empty_like(base)
     near = np.zeros(base.shape if planes > 1 else (0, rows, columns), np.int8)
     level = np.full((rows, 1), expected.level, np.int64)
+    lift = element.no_lifts if expected.relative else element.lifts
     if expected.rows is not None:
         level = level + expected.rows[:, None]
     step = max(1, _BLOCK // columns)
@@ -206,7 +232,7 @@ def _code_tensor(
                 pull = above.astype(np.int64) if pull is None else pull + above
             levels = level[part] + (0 if expected.columns is None else expected.columns)
             levels = np.clip(
-                np.broadcast_to(levels, old.shape) - LOWEST_LEVEL - 2 * element.exponents(old),
+                np.broadcast_to(levels, old.shape) - LOWEST_LEVEL - lift(old),
                 0,
                 LEVELS - 1,
             )

@@ -11,49 +11,63 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ESCAPE", "EXACT", "MIRRORED", "RAW_BITS", "TOKENS", "bounds", "split", "value_of"]
+__all__ = [
+    "ESCAPE",
+    "FIRST_LARGE",
+    "RAW_BITS",
+    "TOKENS",
+    "bounds",
+    "split",
+    "value_of",
+    "with_raw",
+]
 
-EXACT = 15
+_EXACT = 15
 TOKENS = 256
 ESCAPE = 255
-_FIRST_LARGE = 2 * EXACT + 1
+FIRST_LARGE = 2 * _EXACT + 1
 
 _token = np.arange(TOKENS, dtype=np.int64)
-_large = np.maximum(_token - _FIRST_LARGE, 0)
+_large = np.maximum(_token - FIRST_LARGE, 0)
 _lengths = _large // 8 + 5
-_is_large = (_token >= _FIRST_LARGE) & (_token != ESCAPE)
+_is_large = (_token >= FIRST_LARGE) & (_token != ESCAPE)
 
 RAW_BITS: NDArray[np.int64] = np.where(_is_large, _lengths - 3, 0)
 _FLOOR = np.where(
-    _is_large, (4 + _large // 2 % 4) << np.where(_is_large, _lengths - 3, 0), np.abs(_token - EXACT)
+    _is_large,
+    (4 + _large // 2 % 4) << np.where(_is_large, _lengths - 3, 0),
+    np.abs(_token - _EXACT),
 )
 _FLOOR[ESCAPE] = 0
-_NEGATIVE = np.where(_is_large, _large % 2 == 1, _token < EXACT)
-MIRRORED: NDArray[np.uint8] = np.where(
-    _is_large, (_large ^ 1) + _FIRST_LARGE, np.where(_token == ESCAPE, ESCAPE, 30 - _token)
-).astype(np.uint8)
+_NEGATIVE = np.where(_is_large, _large % 2 == 1, _token < _EXACT)
+_SIGNED = np.where(_NEGATIVE, -_FLOOR, _FLOOR)
+_SIGN = np.where(_NEGATIVE, -1, 1)
 
 
 def split(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Values in −2³¹ … 2³¹ → their tokens and the raw bits that go with them."""
     magnitude = np.abs(values)
-    large = magnitude > EXACT
+    large = magnitude > _EXACT
     if not large.any():
-        return (values + EXACT).astype(np.uint8), np.zeros(len(values), np.int64)
+        return (values + _EXACT).astype(np.uint8), np.zeros(len(values), np.int64)
     length = np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)
     shift = np.where(large, length - 3, 0)
     top = magnitude >> shift
-    token = _FIRST_LARGE + 8 * (length - 5) + 2 * (top & 3) + (values < 0)
+    token = FIRST_LARGE + 8 * (length - 5) + 2 * (top & 3) + (values < 0)
     return (
-        np.where(large, token, values + EXACT).astype(np.uint8),
+        np.where(large, token, values + _EXACT).astype(np.uint8),
         np.where(large, magnitude - (top << shift), 0),
     )
 
 
-def value_of(tokens: NDArray[np.uint8], raw: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The values that `split` took apart."""
-    magnitude = _FLOOR[tokens] + raw
-    return np.where(_NEGATIVE[tokens], -magnitude, magnitude)
+def value_of(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The values of tokens, as if their raw bits were zeros."""
+    return _SIGNED[tokens]
+
+
+def with_raw(tokens: NDArray[np.uint8], raw: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The values of large tokens with their raw bits."""
+    return _SIGNED[tokens] + _SIGN[tokens] * raw
 
 
 def bounds(token: int) -> tuple[int, int, bool]:
