@@ -13,6 +13,7 @@ from skerry.devices.enrolment import Enrolled, EnrolmentRequest, encode_root
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.identity import claimed_device, public_key_digest, verify_assertion
 from skerry.devices.ids import DeviceId
+from skerry.devices.profile import PROFILE_LIMIT_BYTES
 from skerry.updater.server.admission import CLAIM_PREFIX, hash_token, new_token
 from skerry.updater.server.ca import public_key_of
 from skerry.updater.server.fleet import Fleet
@@ -84,7 +85,14 @@ def admit(fleet: Fleet, request: EnrolmentRequest) -> Enrolled:
     """
     image, director = _roots(fleet)
     now = fleet.clock.now()
-    device = DeviceId(request.name or _fixed_name(fleet, request.token) or _new_name())
+    claim = fleet.store.registry.claim(hash_token(request.token))
+    if claim is None:  # before any cryptography is spent on it
+        raise TrustError("no such claim", where="token", remedy="ask the operator for a new one")
+    profile = request.profile.encode()
+    if len(profile) > PROFILE_LIMIT_BYTES:
+        raise InputError(f"a profile of {len(profile)} bytes is too long", where="profile")
+    # A repeated request whose first answer was lost gets the name that it was given then.
+    device = DeviceId(request.name or claim.used_by or claim.device or _new_name())
     issued = fleet.authority.issue(request.csr.encode(), device, fleet.tenant, now)
     wanted = Device(
         id=str(device),
@@ -92,7 +100,7 @@ def admit(fleet: Fleet, request: EnrolmentRequest) -> Enrolled:
         certificate=issued.pem,
         not_after=issued.not_after,
         enrolled_at=now,
-        profile=request.profile.encode().decode(),
+        profile=profile.decode(),
     )
     known = fleet.store.registry.enrol(hash_token(request.token), wanted, now)
     if known is wanted:
@@ -158,12 +166,6 @@ def _roots(fleet: Fleet) -> tuple[bytes, bytes]:
             remedy="publish a release first: skerry release publish",
         )
     return image, director
-
-
-def _fixed_name(fleet: Fleet, token: str) -> str:
-    """The name that the claim fixes, or that a first answer, now lost, had given."""
-    claim = fleet.store.registry.claim(hash_token(token))
-    return claim.used_by or claim.device if claim else ""
 
 
 def _new_name() -> str:

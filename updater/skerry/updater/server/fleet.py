@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from skerry.devices.clock import Clock
 from skerry.devices.enrolment import MqttAddress
@@ -23,6 +24,7 @@ class ServerLimits:
         json_bytes: longest body of an ordinary call.
         release_bytes: longest body of a publication (metadata in base64).
         blob_bytes: largest blob.
+        reserve_bytes: what uploads leave free on the disk.
         form_bytes: longest form of the console.
         claim_minutes: longest life of a claim.
         session_hours: life of a console session.
@@ -38,6 +40,7 @@ class ServerLimits:
     json_bytes: int = 1 << 20
     release_bytes: int = 32 << 20
     blob_bytes: int = 8 << 30
+    reserve_bytes: int = 64 << 20
     form_bytes: int = 4096
     claim_minutes: float = 7 * 24 * 60
     session_hours: float = 12
@@ -57,10 +60,12 @@ class Fleet:
     Attributes:
         url: the server's canonical URL: where devices go, and the audience of their assertions.
         mqtt: where the broker listens.
+        folder: the server's home.
         director_store: beside the director, for its first root.
     """
 
     tenant: TenantId
+    folder: Path
     url: str
     store: FleetStore
     blobs: FolderBlobs

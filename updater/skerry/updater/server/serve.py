@@ -43,6 +43,7 @@ _COLLECTOR = "collector"
 _MQTT_AUDIENCE = "mqtt"
 _BACKLOG = 512
 _GRACE_SECONDS = 5
+_MOST_CONNECTIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ def serve(
         stack.callback(broker.stop)
         fleet = Fleet(
             tenant=tenant,
+            folder=home.path,
             url=(url or f"http://{_shown(http.host)}:{address[1]}").rstrip("/"),
             store=store,
             blobs=home.blobs(),
@@ -140,9 +142,8 @@ def serve(
 
         stack.callback(lambda: home.server_file.unlink(missing_ok=True))
         disconnect = lambda device: broker.disconnect(f"{tenant}/{device}")  # noqa: E731 - one use
-        asyncio.run(
-            _serve_http(make_app(fleet, engine_room.conductor, disconnect), listener, answering)
-        )
+        app = make_app(fleet, engine_room.conductor, disconnect, engine_room.counters)
+        asyncio.run(_serve_http(app, listener, answering))
 
 
 async def _serve_http(
@@ -154,6 +155,7 @@ async def _serve_http(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        limit_concurrency=_MOST_CONNECTIONS,
         lifespan="off",
     )
     server = _Server(config)
@@ -220,6 +222,16 @@ class _EngineRoom:
         self.conductor.stir()
         self._thread.join()
         self._collector.stop()
+
+    def counters(self) -> dict[str, int]:
+        """What the collector took, saw twice, could not read, and had no room for."""
+        c = self._collector
+        return {
+            "stored": c.stored,
+            "duplicate": c.duplicates,
+            "refused": c.refused,
+            "left": c.left,
+        }
 
     def _wake(self, device: DeviceId) -> None:
         command = Command(f"poll-{secrets.token_hex(8)}", "poll", self._fleet.clock.now())

@@ -9,12 +9,21 @@ import msgspec
 from fastapi import HTTPException, Request
 
 from skerry.devices.errors import InputError, TrustError
+from skerry.devices.ids import DeviceId
 from skerry.updater.server.admission import hash_token
 from skerry.updater.server.enrol import identify
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.records import Device, Operator
 
-__all__ = ["bearer", "decoded", "device_of", "fleet_of", "limited_body", "operator_of"]
+__all__ = [
+    "bearer",
+    "decoded",
+    "device_of",
+    "fleet_of",
+    "is_device_id",
+    "limited_body",
+    "operator_of",
+]
 
 _T = TypeVar("_T")
 _TOKEN_CHARACTERS = 4096
@@ -53,6 +62,15 @@ def device_of(request: Request) -> Device:
         return identify(fleet, bearer(request), fleet.url)
     except TrustError as error:
         raise HTTPException(401, str(error), {"WWW-Authenticate": "Bearer"}) from error
+
+
+def is_device_id(text: str) -> bool:
+    """Whether `text` could be a device's id; what could not is not asked for in the database."""
+    try:
+        DeviceId(text)
+    except InputError:
+        return False
+    return True
 
 
 def limited_body(limit: Callable[[Fleet], int]) -> Callable[[Request], Awaitable[bytes]]:

@@ -28,7 +28,7 @@ _PAGES = Path(__file__).parent / "pages"
 _COOKIE = "skerry_session"
 _MOST_SESSIONS = 1000
 _EVENTS_SHOWN = 25
-_ROLLOUTS_SHOWN = 6
+_ROLLOUTS_SHOWN = 3
 _SHOWN_STATIC = {"console.css": "text/css", "console.js": "text/javascript"}
 _HEADERS = {
     "Cache-Control": "no-store",

@@ -24,7 +24,7 @@ _METADATA = "application/json"
 def _enrol(request: Request, body: bytes = _JSON) -> Response:
     """Enrol a device by a claim token and a certificate request."""
     try:
-        return answer(admit(fleet_of(request), EnrolmentRequest.decode(body)), 201)
+        return answer(admit(fleet_of(request), decoded(body, EnrolmentRequest)), 201)
     except InputError as error:
         taken = "enrolled already" in error.problem
         return answer_error(409 if taken else 422, error)

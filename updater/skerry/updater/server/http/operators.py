@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
@@ -14,12 +15,19 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import InputError
+from skerry.devices.errors import InputError, QuotaError
+from skerry.devices.output import human_bytes
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.repository import Release
 from skerry.updater.server.enrol import create_claim
 from skerry.updater.server.fleet import Fleet
-from skerry.updater.server.http.access import decoded, fleet_of, limited_body, operator_of
+from skerry.updater.server.http.access import (
+    decoded,
+    fleet_of,
+    is_device_id,
+    limited_body,
+    operator_of,
+)
 from skerry.updater.server.http.answers import answer
 from skerry.updater.server.records import Operator, PublishedRelease
 from skerry.updater.server.view import device_views
@@ -55,6 +63,7 @@ async def _put_blob(request: Request, hex_digits: str) -> Response:
     except InputError as error:
         raise HTTPException(422, str(error)) from error
     there = await run_in_threadpool(fleet.blobs.has, blob.digest)
+    await run_in_threadpool(_require_room, fleet, blob.size)
     await run_in_threadpool(fleet.blobs.put, blob, _chunks(request.stream()))
     return answer({"digest": str(blob.digest), "size": blob.size}, 200 if there else 201)
 
@@ -66,6 +75,16 @@ def _length(request: Request, fleet: Fleet) -> int:
     if int(text) > fleet.limits.blob_bytes:
         raise HTTPException(413, f"a blob of at most {fleet.limits.blob_bytes} bytes, please")
     return int(text)
+
+
+def _require_room(fleet: Fleet, size: int) -> None:
+    free = shutil.disk_usage(fleet.folder).free
+    if free - size < fleet.limits.reserve_bytes:
+        raise QuotaError(
+            f"no room for {human_bytes(size)}: {human_bytes(free)} are free",
+            where=fleet.folder,
+            remedy="free some space on the server",
+        )
 
 
 def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
@@ -156,7 +175,7 @@ def _devices(request: Request) -> Response:
 def _revoke(request: Request, device: str) -> Response:
     """Deny a device from now on, and end its connection."""
     fleet, operator = fleet_of(request), operator_of(request)
-    known = fleet.store.registry.device(device)
+    known = fleet.store.registry.device(device) if is_device_id(device) else None
     if known is None:
         raise HTTPException(404, f"no device {device[:80]!r}")
     now = fleet.clock.now()
@@ -172,7 +191,9 @@ def _events(
 ) -> Response:
     """What happened to updates, newest first."""
     operator_of(request, "viewer")
-    return answer({"events": fleet_of(request).store.telemetry.events(limit, device[:63])})
+    if device and not is_device_id(device):
+        return answer({"events": []})
+    return answer({"events": fleet_of(request).store.telemetry.events(limit, device)})
 
 
 @router.get("/audit")

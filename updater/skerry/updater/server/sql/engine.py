@@ -17,6 +17,8 @@ from skerry.devices.errors import InputError, UnavailableError
 __all__ = ["Database", "migrate", "open_database"]
 
 _BUSY_MILLISECONDS = 10_000
+_POOL = 24
+_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
 class Database:
@@ -36,7 +38,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
+        except _AWAY as error:
             raise _unavailable(error) from error
 
     @contextmanager
@@ -45,7 +47,7 @@ class Database:
         try:
             with self._writing.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
+        except _AWAY as error:
             raise _unavailable(error) from error
 
     def insert_new(self, table: sa.Table) -> Any:
@@ -73,7 +75,12 @@ def open_database(url: str) -> Database:
         UnavailableError: the database does not answer.
     """
     try:
-        engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        engine = sa.create_engine(
+            url,
+            pool_size=_POOL,
+            max_overflow=_POOL,
+            pool_pre_ping=not url.startswith("sqlite"),
+        )
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
         raise InputError(
             f"not a database that can be used: {error}",
