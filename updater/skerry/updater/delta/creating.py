@@ -194,7 +194,7 @@ def _segment(
         payload = pack_program(operations, base, target)
         tensors = sum(op.length for op in operations if op.kind == Kind.TENSOR)
         low = max(0, min(begin - _SEGMENT_BYTES, len(base) - _DICTIONARY_BYTES))
-        worth = _WORTH_LARGE if tensors > len(data) // 2 > _SEGMENT_BYTES // 4 else _WORTH
+        worth = _WORTH_LARGE if tensors > len(target) // 2 > _SEGMENT_BYTES // 4 else _WORTH
         near, data = base[low : low + _DICTIONARY_BYTES], bytes(target)
         for dictionary in (base[:0], near):
             if quick_size(data, dictionary) < worth * len(payload):
