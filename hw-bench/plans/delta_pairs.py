@@ -214,9 +214,7 @@ def make_pairs(folder: Path, depths: tuple[int, ...] = (20, 56)) -> Iterator[Pai
         name = f"resnet{depth}"
         before = _emitted(_public(depth).eval(), pixels, folder / f"{name}-base")
         for kind, how in KINDS.items():
-            after = _emitted(
-                _tuned(depth, how, pixels, labels), pixels, folder / f"{name}-{kind}"
-            )
+            after = _emitted(_tuned(depth, how, pixels, labels), pixels, folder / f"{name}-{kind}")
             for variant, new in after.items():
                 old = before[variant.removesuffix("-renamed").removesuffix("-reordered")]
                 yield Pair(f"{name}/{kind}/{variant}", old, new)

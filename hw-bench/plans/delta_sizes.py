@@ -1,0 +1,160 @@
+"""How small a delta is, against every general tool that is here, on pairs made from real models.
+
+    python hw-bench/plans/delta_sizes.py [--files DIR] [--depths 20 56]
+
+Needs the converter extra, and SKERRY_DATA (default ../shared/data). Peers: bsdiff4, the zstd and
+xdelta3 programs, and detools and hdiffpatch by the Python named in SKERRY_PEERS (default: this
+one). What is missing is named in the results. The order-0 entropy is that of each matched tensor's
+residuals: bytes for int8, else the byte planes of the folded difference of the bit patterns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from delta_pairs import Pair, make_pairs
+
+from skerry.bench.machine import read_machine, read_now
+from skerry.updater.delta import apply, create
+from skerry.updater.delta.formats import find_tensors
+from skerry.updater.delta.geometry import Element
+from skerry.updater.delta.matching import match
+
+_RESULT = Path(__file__).parent.parent / "results" / "delta_sizes.json"
+_CEILINGS = {"light": 0.85, "moderate": 0.93, "hard": 0.80}
+_FP32_CEILING = 0.75
+_PYTHON_PEERS = {
+    "detools": "import io, detools; out = io.BytesIO(); "
+    "detools.create_patch(io.BytesIO(old), io.BytesIO(new), out); size = len(out.getvalue())",
+    "hdiffpatch": "import hdiffpatch as h; size = min(len(h.diff(old, new, c)) for c in "
+    "(h.COMPRESSION_ZSTD, h.COMPRESSION_LZMA2, h.COMPRESSION_BZIP2))",
+    "bsdiff4": "import bsdiff4; size = len(bsdiff4.diff(old, new))",
+}
+
+
+def entropy_bytes(pair: Pair) -> float:
+    """The summed order-0 entropy of the residuals of every matched tensor, in bytes."""
+    old, new = (memoryview(path.read_bytes()) for path in (pair.old, pair.new))
+    total = 0.0
+    tensors = find_tensors(old, pair.old), find_tensors(new, pair.new)
+    for found in match(*tensors, old, new):
+        geometry, at = found.geometry, found.new.offset
+        element, length = geometry.element, geometry.length
+        was = element.ordered(geometry.canonical(old[found.base : found.base + length]))
+        now = element.ordered(geometry.canonical(new[at : at + length], new=True))
+        values = element.differences(now, was).ravel()
+        if element is Element.INT8:
+            total += _entropy(values)
+        else:
+            folded = np.where(values < 0, -2 * values - 1, 2 * values)
+            planes = range(element.bytes)
+            total += sum(_entropy(folded >> 8 * plane & 255) for plane in planes)
+    return total / 8
+
+
+def _entropy(values: np.ndarray) -> float:
+    counts = np.unique(values, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / counts.sum())).sum())
+
+
+def peer_sizes(pair: Pair, scratch: Path) -> dict[str, int]:
+    """The bytes of each peer's patch, for the peers that are here."""
+    out, sizes = scratch / "peer", {}
+    if shutil.which("zstd"):
+        commands = {
+            "full zstd -19": ["zstd", "-19", "-q", "-f", str(pair.new), "-o", str(out)],
+            "zstd -19 --patch-from": [
+                *("zstd", "-19", "-q", "-f", f"--patch-from={pair.old}"),
+                *(str(pair.new), "-o", str(out)),
+            ],
+        }
+        for name, command in commands.items():
+            subprocess.run(command, check=True, capture_output=True)
+            sizes[name] = out.stat().st_size
+    if shutil.which("xdelta3"):
+        command = ["xdelta3", "-9", "-f", "-e", "-s", str(pair.old), str(pair.new), str(out)]
+        subprocess.run(command, check=True)
+        sizes["xdelta3 -9"] = out.stat().st_size
+    python = os.environ.get("SKERRY_PEERS", sys.executable)
+    for name, code in _PYTHON_PEERS.items():
+        script = (
+            "import sys; old, new = (open(p, 'rb').read() for p in sys.argv[1:]); "
+            f"{code}; print(size)"
+        )
+        command = [python, "-c", script, str(pair.old), str(pair.new)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            sizes[name] = int(done.stdout)
+    return sizes
+
+
+def measured(pair: Pair, scratch: Path) -> dict[str, object]:
+    """One pair's row of the results."""
+    patch, made = scratch / "patch", scratch / "made"
+    start = time.perf_counter()
+    ours = create(pair.old, pair.new, patch)
+    created = time.perf_counter()
+    apply(pair.old, patch, made)
+    applied = time.perf_counter()
+    assert made.read_bytes() == pair.new.read_bytes()
+    peers, order_0 = peer_sizes(pair, scratch), entropy_bytes(pair)
+    best = min(peers, key=lambda name: peers[name])
+    _, kind, variant = pair.name.split("/")
+    ceiling = _CEILINGS.get(kind, 1.0) if "int8" in variant else 1.0
+    if "fp32" in variant and kind != "head":
+        ceiling = _FP32_CEILING
+    return {
+        "pair": pair.name,
+        "new_bytes": ours.new_size,
+        "delta_bytes": ours.patch_size,
+        "peers": peers,
+        "best_peer": best,
+        "of_best_peer": round(ours.patch_size / peers[best], 4),
+        "ceiling": ceiling,
+        "within_ceiling": ours.patch_size <= ceiling * peers[best],
+        "order_0_entropy_bytes": round(order_0),
+        "within_entropy_bound": ours.patch_size <= 1.03 * order_0 + 1024,
+        "create_s": round(created - start, 3),
+        "apply_s": round(applied - created, 3),
+    }
+
+
+def main() -> None:
+    """Make the pairs, measure each, and write the results as they come."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=Path, help="keep the model files here")
+    parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
+    parser.add_argument("--out", type=Path, default=_RESULT)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, before, rows = Path(folder), read_now(), []
+        for pair in make_pairs(args.files or scratch / "files", tuple(args.depths)):
+            rows.append(measured(pair, scratch))
+            print(json.dumps(rows[-1]), flush=True)
+        tools = {name for row in rows for name in row["peers"]}
+        expected = {"full zstd -19", "zstd -19 --patch-from", "xdelta3 -9", *_PYTHON_PEERS}
+        document = {
+            "machine": _plain(read_machine()),
+            "before": _plain(before),
+            "after": _plain(read_now()),
+            "peers_missing": sorted(expected - tools),
+            "rows": rows,
+        }
+        args.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _plain(record: object) -> dict[str, object]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+if __name__ == "__main__":
+    main()
