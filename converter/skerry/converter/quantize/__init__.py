@@ -2,6 +2,6 @@
 
 from skerry.converter.quantize.calibrate import calibrate
 from skerry.converter.quantize.model import QuantizedModel
-from skerry.converter.quantize.scheme import CALIBRATORS, Scheme
+from skerry.converter.quantize.scheme import CALIBRATORS, REFINEMENTS, Scheme
 
-__all__ = ["CALIBRATORS", "QuantizedModel", "Scheme", "calibrate"]
+__all__ = ["CALIBRATORS", "REFINEMENTS", "QuantizedModel", "Scheme", "calibrate"]

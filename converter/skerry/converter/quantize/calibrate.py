@@ -9,14 +9,21 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
+from skerry.converter.quantize.adaround import learn_rounding
+from skerry.converter.quantize.bias import correct_bias
 from skerry.converter.quantize.capture import capture
+from skerry.converter.quantize.equalize import equalize
+from skerry.converter.quantize.fold import fold_norms
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.converter.quantize.observers import ActivationCollector, WeightCollector
 from skerry.converter.quantize.quantizer import Observers, SkerryQuantizer
 from skerry.converter.quantize.scheme import Scheme
+from skerry.converter.quantize.twin import Moment, run_twins
 from skerry.devices.errors import UnsupportedError
 
 __all__ = ["calibrate", "prepare"]
+
+_KEPT_ROWS = 256  # what refinements work on at once; their memory grows with it
 
 
 def calibrate(
@@ -41,10 +48,16 @@ def calibrate(
     """
     scheme = scheme or Scheme()
     prepared = prepare(module, example, scheme)
+    kept = _Kept()
     with torch.no_grad():
         for batch in batches:
             prepared(*batch)
-    return QuantizedModel(_decide(prepared), scheme, tuple(x[:1].clone() for x in example))
+            if {"adaround", "bias_correction"} & set(scheme.refinements):
+                kept.add(batch)
+    decided = _decide(prepared)
+    if kept:
+        _refine(decided, kept.rows(), scheme)
+    return QuantizedModel(decided, scheme, tuple(x[:1].clone() for x in example))
 
 
 def prepare(module: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> GraphModule:
@@ -55,6 +68,9 @@ def prepare(module: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> G
         UnsupportedError: nothing in the model can be quantized.
     """
     graph_module = capture(module, example)
+    fold_norms(graph_module)
+    if "equalization" in scheme.refinements:
+        equalize(graph_module)
     observers = Observers(
         activation=ActivationCollector.with_args(scheme=scheme),
         weight=WeightCollector.with_args(scheme=scheme),
@@ -67,6 +83,39 @@ def prepare(module: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> G
             remedy="ask for fp32 or fp16 only",
         )
     return prepared
+
+
+def _refine(decided: GraphModule, rows: tuple[Tensor, ...], scheme: Scheme) -> None:
+    """Repair layer by layer, each seeing what the layers before it have become."""
+    generator = torch.Generator().manual_seed(0)
+
+    def at_layer(moment: Moment) -> None:
+        if "adaround" in scheme.refinements:
+            learn_rounding(decided, moment, generator)
+        if "bias_correction" in scheme.refinements:
+            correct_bias(decided, moment)
+
+    run_twins(decided, rows, at_layer)
+
+
+class _Kept:
+    """The first rows of calibration data, for what needs them again."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[Tensor, ...]] = []
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def add(self, batch: tuple[Tensor, ...]) -> None:
+        if self._count < _KEPT_ROWS:
+            self._batches.append(batch)
+            self._count += len(batch[0])
+
+    def rows(self) -> tuple[Tensor, ...]:
+        joined = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
+        return tuple(tensor[:_KEPT_ROWS] for tensor in joined)
 
 
 def _decide(prepared: GraphModule) -> GraphModule:

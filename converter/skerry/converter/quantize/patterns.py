@@ -96,17 +96,22 @@ class Layer:
     axis: int
 
 
-def layer_of(node: object) -> Layer | None:
-    """The layer that a node is, or None."""
+def layer_of(node: object, *, weight: Node | None = None) -> Layer | None:
+    """The layer that a node is, or None.
+
+    Args:
+        weight: the constant behind its weight, where an observer stands between.
+    """
     if not isinstance(node, Node) or node.op != "call_function":
         return None
     axis = _CHANNEL_AXIS.get(node.target)
     if axis is None:
         return None
-    x, weight, bias = (*node.args, None)[:3]
-    if not isinstance(x, Node) or not isinstance(weight, Node) or weight.op != "get_attr":
+    x, read, bias = (*node.args, None)[:3]
+    constant = weight if weight is not None else read
+    if not isinstance(x, Node) or not isinstance(constant, Node) or constant.op != "get_attr":
         return None
-    return Layer(node, x, weight, bias if isinstance(bias, Node) else None, axis)
+    return Layer(node, x, constant, bias if isinstance(bias, Node) else None, axis)
 
 
 def analyse(graph: Graph) -> tuple[Placement, ...]:

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["CALIBRATORS", "Calibrator", "Scheme"]
+__all__ = ["CALIBRATORS", "REFINEMENTS", "Calibrator", "Refinement", "Scheme"]
 
 Calibrator = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+Refinement = Literal["equalization", "adaround", "bias_correction"]
 CALIBRATORS: tuple[str, ...] = get_args(Calibrator)
+REFINEMENTS: tuple[str, ...] = get_args(Refinement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Scheme:
         reduce_range: weights take 7 bits (-63..63), for processors whose 8-bit dot product
             saturates in 16 bits (x86-64 without VNNI).
         percentile: share of values, in percent, that the percentile calibrator keeps.
+        refinements: what is done to lose less, in this order whatever the order given:
+            `equalization` before calibration, `adaround` and `bias_correction` after it.
         averaging: weight of the newest batch in the moving average, 0 to 1.
     """
 
@@ -34,17 +38,23 @@ class Scheme:
     per_channel: bool = True
     reduce_range: bool = False
     percentile: float = 99.99
+    refinements: tuple[Refinement, ...] = ()
     averaging: float = 0.1
 
     def __post_init__(self) -> None:
         if self.calibrator not in CALIBRATORS:
-            raise UnsupportedError(
-                f"no calibrator {self.calibrator!r}",
-                where="quantize",
-                remedy=f"choose one of: {', '.join(CALIBRATORS)}",
-            )
+            raise _unknown("calibrator", self.calibrator, CALIBRATORS)
+        for refinement in self.refinements:
+            if refinement not in REFINEMENTS:
+                raise _unknown("refinement", refinement, REFINEMENTS)
 
     @property
     def weight_limit(self) -> int:
         """The largest absolute value of a quantized weight."""
         return 63 if self.reduce_range else 127
+
+
+def _unknown(what: str, given: str, known: tuple[str, ...]) -> UnsupportedError:
+    return UnsupportedError(
+        f"no {what} {given!r}", where="quantize", remedy=f"choose one of: {', '.join(known)}"
+    )
