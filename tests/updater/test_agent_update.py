@@ -18,6 +18,7 @@ from skerry.updater.agent.download import DownloadLimits, OutsideHoursError
 from skerry.updater.agent.schedule import Hours
 from skerry.updater.fetch import BusyError, RefusedError
 from skerry.updater.store import slots as rules
+from skerry.updater.store.starts import Starts
 from skerry.updater.store.store import StoreLimits
 
 
@@ -341,6 +342,28 @@ def test_a_damaged_active_release_is_mended(fleet: Fleet, rig: Rig) -> None:
     assert (rig.serving, rig.slots) == ("1", ("linear/2", "linear/1", ""))
     rig.mend()
     assert rig.serving == "2"
+
+
+def test_an_active_release_that_kills_the_process_gives_way(fleet: Fleet, rig: Rig) -> None:
+    _installed(fleet, rig, 1)
+    _installed(fleet, rig, 2)
+
+    class Killed(BaseException):
+        """Nothing runs after it, so nothing can be cleared up."""
+
+    rig.models.broken[fleet.bundles[2].manifest.digest] = Killed()  # type: ignore[assignment]
+    deaths, end = 0, Starts.end
+    while True:
+        try:
+            Starts.end = lambda self: None  # type: ignore[method-assign]
+            again = Rig(fleet, rig.home, models=rig.models)
+            break
+        except Killed:
+            deaths += 1
+        finally:
+            Starts.end = end  # type: ignore[method-assign]
+    assert (deaths, again.serving, again.slots) == (5, "1", ("linear/1", "", ""))
+    assert again.reporter.kinds == ["rolled_back"]
 
 
 def test_an_active_release_that_no_longer_works_gives_way(fleet: Fleet, rig: Rig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.devices.errors import BundleError, SkerryError, TrustError
+from skerry.devices.errors import BundleError, SkerryError, TrustError, UnavailableError
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.agent.download import Downloader
 from skerry.updater.agent.log import Log
@@ -13,9 +13,13 @@ from skerry.updater.store.store import Store
 
 __all__ = ["mend", "serve"]
 
+_DEATHS = 5
+
 
 def serve(store: Store, models: Models, reporter: Reporter, log: Log) -> None:
     """Serve the active release; where that cannot be, the previous one; else nothing.
+
+    A load that kills the process is a failure too, from the sixth start on.
 
     A release whose bytes were damaged stays active on paper, and `mend` brings it back. One that
     is whole and does not work any more gives way to the previous one for good.
@@ -24,7 +28,7 @@ def serve(store: Store, models: Models, reporter: Reporter, log: Log) -> None:
     if slots.active is None:
         return
     try:
-        _load(store, models, slots.active)
+        _load_active(store, models, slots.active)
         log("serving", release=slots.active.release, artifact=slots.active.artifact)
         return
     except (TrustError, BundleError) as error:
@@ -55,12 +59,30 @@ def mend(store: Store, models: Models, downloader: Downloader, log: Log) -> None
     serving = models.active
     if active is None or (serving is not None and str(serving.manifest) == active.manifest.digest):
         return
-    store.damaged(active)
+    if not store.damaged(active):
+        return
     for blob in store.missing(ref.descriptor() for ref in (active.manifest, *active.blobs)):
         downloader.get(blob)
     _load(store, models, active)
     models.forget_previous()
     log("mended", release=active.release)
+
+
+def _load_active(store: Store, models: Models, held: Held) -> None:
+    """Load what is active, unless the process died of it too often.
+
+    Raises:
+        SkerryError: it did, or as `Runtime.prepare`.
+    """
+    died = store.starts.begin(held.release)
+    try:
+        if died >= _DEATHS:
+            raise UnavailableError(
+                f"the process ended {died} times while it was loaded", where=held.release
+            )
+        _load(store, models, held)
+    finally:
+        store.starts.end()
 
 
 def _load(store: Store, models: Models, held: Held) -> None:

@@ -15,6 +15,7 @@ from skerry.runtime.blobs import FolderBlobs
 from skerry.updater.store.journal import Journal
 from skerry.updater.store.partial import Partial
 from skerry.updater.store.slots import Held, Situation, forgotten, named
+from skerry.updater.store.starts import Starts
 
 __all__ = ["Store", "StoreLimits"]
 
@@ -37,7 +38,8 @@ class StoreLimits:
 class Store:
     """Blobs, slots, journal and downloads below one folder.
 
-    Opening it finishes what a power cut interrupted. One process at a time.
+    Opening it finishes what a power cut interrupted. One process at a time. `starts` counts loads
+    of the active release that the process did not survive.
 
     Args:
         root: the folder; made if missing.
@@ -57,7 +59,7 @@ class Store:
         for folder in (self._folder, self._downloads):
             self._make(folder)
         self._sweep()
-        self.blobs = FolderBlobs(root, self._disk)
+        self.blobs, self.starts = FolderBlobs(root, self._disk), Starts(root, self._disk)
         self._journal = Journal(root, self._disk)
         if self.now.update is None:
             self.collect()
