@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from fakes.mlpackage import from_export, from_mil, from_trace, save
 from skerry.converter.coreml_exec import MilLimits, MilProgram
 from skerry.converter.coreml_exec.package import PackageLimits
-from skerry.devices.errors import BundleError, InputError, SignatureMismatch, UnsupportedError
+from skerry.devices.errors import (
+    BundleError,
+    InputError,
+    SignatureMismatch,
+    SkerryError,
+    UnsupportedError,
+)
 
 _TOLERANCE = {False: 1e-4, True: 1e-2}
 
@@ -312,6 +318,25 @@ def test_a_specification_that_is_no_model(broken: Path) -> None:
     found.write_bytes(b"\xff" * 100)
     with pytest.raises(BundleError, match="not a Core ML model"):
         MilProgram.load(broken)
+
+
+def test_damaged_packages_give_clear_errors(package: Path, broken: Path) -> None:
+    (found,) = package.rglob("*.mlmodel")
+    (target,) = broken.rglob("*.mlmodel")
+    whole = found.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(damaged), rng.integers(1, 5)):
+            damaged[position] = rng.integers(0, 256)
+        target.write_bytes(damaged)
+        try:
+            program = MilProgram.load(broken)
+            program.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in program.inputs})
+        except SkerryError:
+            refused += 1
+    assert refused > 50
 
 
 def test_limits_hold(package: Path) -> None:

@@ -292,6 +292,55 @@ def test_limits_hold(tmp_path: Path) -> None:
         import_onnx(path, ImportLimits(max_nodes=0))
 
 
+def _with_functions(depth: int, width: int, *, loop: bool = False) -> onnx.ModelProto:
+    """Functions each of which calls the one below `width` times; the lowest calls the highest."""
+    sets = [helper.make_opsetid("", 20), helper.make_opsetid("c", 1)]
+    functions = []
+    for level in range(depth):
+        names = ["a", *(f"t{i}" for i in range(1, width)), "b"]
+        below = f"F{level - 1}" if level else (f"F{depth - 1}" if loop else "Relu")
+        domain = "" if below == "Relu" else "c"
+        nodes = [
+            helper.make_node(below, [names[i]], [names[i + 1]], domain=domain) for i in range(width)
+        ]
+        functions.append(helper.make_function("c", f"F{level}", ["a"], ["b"], nodes, sets))
+    model = _model([helper.make_node(f"F{depth - 1}", ["x"], ["y"], domain="c")])
+    model.opset_import.append(sets[1])
+    model.functions.extend(functions)
+    return model
+
+
+def test_functions_are_unfolded_within_bounds() -> None:
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(import_onnx(_with_functions(3, 2))(x), x.relu())
+    with pytest.raises(InputError, match="10000000000 nodes"):
+        import_onnx(_with_functions(10, 10))
+    with pytest.raises(InputError, match="calls itself"):
+        import_onnx(_with_functions(2, 1, loop=True))
+
+
+def test_damaged_files_give_clear_errors(tmp_path: Path) -> None:
+    weights = [_weights("w", 4, 4), _weights("b", 4)]
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    whole = _model(nodes, weights).SerializeToString()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.onnx"
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(damaged), rng.integers(1, 5)):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            import_onnx(path)
+        except InputError:
+            refused += 1
+    assert refused > 50
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"hello"])
 def test_what_is_no_model(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"

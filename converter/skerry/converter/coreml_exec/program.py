@@ -21,6 +21,17 @@ from skerry.runtime.engine.base import Arrays
 
 __all__ = ["MilLimits", "MilProgram"]
 
+# What a program that parses but makes no sense runs into, and what PyTorch refuses.
+_FAILURES = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MilLimits:
@@ -93,11 +104,14 @@ class MilProgram:
                 where=path,
                 remedy='convert with convert_to="mlprogram"',
             )
-        function = model.mlProgram.functions.get(model.description.defaultFunctionName or "main")
-        if function is None:
-            raise BundleError("it has no main function", where=path)
-        block = read_function(function, package, limits.max_elements)
-        return cls(block, limits)
+        name = model.description.defaultFunctionName or "main"
+        if name not in model.mlProgram.functions:
+            raise BundleError(f"it has no function {name!r}", where=path)
+        try:
+            block = read_function(model.mlProgram.functions[name], package, limits.max_elements)
+            return cls(block, limits)
+        except _FAILURES as error:
+            raise BundleError(f"a malformed program: {error}", where=path) from error
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute every output for a batch of any length (axis 0).
@@ -114,7 +128,7 @@ class MilProgram:
                     found = self._once(tensors)
                 else:
                     found = self._many(tensors, rows, self._fixed)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except _FAILURES as error:
             raise UnavailableError(f"the program failed: {error}", where=self.name) from error
         return {name: value.contiguous().numpy() for name, value in found.items()}
 
@@ -141,7 +155,7 @@ class MilProgram:
         try:
             with torch.no_grad():
                 self._evaluator.evaluate(self._block, values, keep=True)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except _FAILURES as error:
             raise UnavailableError(f"the program failed: {error}", where=self.name) from error
         return {
             name: value.contiguous().numpy()

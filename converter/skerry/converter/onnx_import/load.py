@@ -3,7 +3,7 @@ is allocated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,6 +22,17 @@ from skerry.devices.files import confined
 
 __all__ = ["ImportLimits", "import_onnx"]
 
+# What a file that parses but makes no sense runs into.
+_MALFORMED = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    onnx.checker.ValidationError,
+)
 # The operator set since which an operator means what is computed here; types apart.
 _MEANT_SINCE = {
     **dict.fromkeys(["Hardmax", "LogSoftmax", "Softmax", "Split"], 13),
@@ -75,8 +86,16 @@ def import_onnx(source: Path | ModelProto, limits: ImportLimits | None = None) -
     folder = source.parent if isinstance(source, Path) else None
     where = str(source) if isinstance(source, Path) else "model"
     model = _read(source, limits) if isinstance(source, Path) else _copied(source)
+    try:
+        return _import(model, folder, limits, where)
+    except _MALFORMED as error:
+        raise InputError(f"a malformed model: {error}", where=where) from error
+
+
+def _import(model: ModelProto, folder: Path | None, limits: ImportLimits, where: str) -> OnnxModule:
     opset = _opset(model, where)
     if model.functions:
+        _check_functions(model, limits, where)
         model = onnx.inliner.inline_local_functions(model)
     _check_size(model, limits, where)
     _Weights(folder, limits, where).settle(model.graph)
@@ -125,6 +144,35 @@ def _opset(model: ModelProto, where: str) -> int:
             remedy="convert the model to operator set 13 or newer with onnx.version_converter",
         )
     return version
+
+
+def _check_functions(model: ModelProto, limits: ImportLimits, where: str) -> None:
+    """Refuse functions that call themselves, and calls that unfold to too many nodes."""
+    functions = {(item.domain, item.name): item for item in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+    open_calls: set[tuple[str, str]] = set()
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            total += unfolded(key) if key in functions else 1
+            for attribute in node.attribute:
+                total += count(attribute.g.node)
+        return total
+
+    def unfolded(key: tuple[str, str]) -> int:
+        if key in open_calls:
+            raise InputError(f"the function {key[1]!r} calls itself", where=where)
+        if key not in counts:
+            open_calls.add(key)
+            counts[key] = count(functions[key].node)
+            open_calls.remove(key)
+        return counts[key]
+
+    total = count(model.graph.node)
+    if total > limits.max_nodes:
+        raise InputError(f"{total} nodes, where {limits.max_nodes} are accepted", where=where)
 
 
 def _check_size(model: ModelProto, limits: ImportLimits, where: str) -> None:
