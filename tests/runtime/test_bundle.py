@@ -234,6 +234,15 @@ def test_noise_is_refused_with_a_typed_error(data: bytes) -> None:
             parse(data)
 
 
+@pytest.mark.parametrize("data", [b'{"model":"\xff"}', b'{"mediaType":"\xff"}', b"[" * 5000])
+def test_text_that_is_no_utf8_or_is_nested_without_end_is_refused(data: bytes) -> None:
+    for parse in (parse_manifest, lambda d: parse_index(d, Limits()), Card.decode):
+        with pytest.raises(BundleError):
+            parse(data)
+    with pytest.raises(BundleError):
+        parse_manifest(b'{"unknown":' + b"[" * 5000)
+
+
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not a bundle"):
         Bundle.open(tmp_path)

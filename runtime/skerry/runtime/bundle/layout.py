@@ -164,7 +164,7 @@ def parse_index(data: bytes, limits: Limits) -> Descriptor:
         raise BundleError(f"more than {limits.index_bytes} bytes", where="index.json")
     try:
         index = msgspec.json.decode(data, type=Index)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"not an OCI index: {error}", where="index.json") from error
     if len(index.manifests) != 1:
         raise BundleError(f"{len(index.manifests)} manifests, expected one", where="index.json")
@@ -186,7 +186,7 @@ def parse_manifest(data: bytes, limits: Limits | None = None) -> Manifest:
         raise BundleError(f"more than {limits.manifest_bytes} bytes", where="manifest")
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"not an OCI manifest: {error}", where="manifest") from error
     _check_kind(manifest)
     if len(manifest.layers) > limits.layers:

@@ -114,10 +114,8 @@ def decode_request(body: bytes | memoryview) -> InferRequest:
     """
     try:
         return _REQUEST.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SignatureMismatch(f"not an inference request: {error}", where="body") from error
-    except RecursionError as error:
-        raise SignatureMismatch("nested too deeply", where="body") from error
 
 
 def input_arrays(request: InferRequest, binary: bytes | memoryview = b"") -> Arrays:
@@ -227,13 +225,13 @@ def _values(tensor: RequestInput, dtype: np.dtype[Any]) -> Sequence[Any]:
     except msgspec.ValidationError as error:
         try:
             nested = _NESTED.decode(tensor.data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             nested = []
         if not nested or not isinstance(nested[0], list):
             raise SignatureMismatch(
                 f"data does not hold {tensor.datatype}: {error}", where=_where(tensor)
             ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SignatureMismatch(f"data is no array: {error}", where=_where(tensor)) from error
     try:
         flat = _flatten(nested, tensor.shape)
