@@ -2,7 +2,7 @@ import pytest
 
 from skerry.devices.errors import BundleError, UnsupportedError
 from skerry.runtime.bundle.card import ArtifactSpec, BlobRef, Card, Format, TensorSpec, Tolerance
-from skerry.runtime.choose import choose
+from skerry.runtime.choose import candidates, choose
 
 REF = BlobRef("sha256:" + "0" * 64, 0)
 
@@ -53,3 +53,9 @@ def test_what_was_asked_for_is_taken_or_refused() -> None:
         choose(EVERY, ["onnx"], artifact="onnx-int3")
     with pytest.raises(UnsupportedError, match="run here: none"):
         choose(EVERY, [])
+
+
+def test_candidates_share_the_best_precision() -> None:
+    found = [item.name for item in candidates(EVERY, ["tflite", "onnx"])]
+    assert found == ["tflite-int8", "onnx-int8"]
+    assert [item.name for item in candidates(EVERY, ["onnx"])] == ["onnx-int8"]

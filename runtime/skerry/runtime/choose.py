@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from skerry.devices.errors import UnsupportedError
 from skerry.runtime.bundle.card import ArtifactSpec, Card
 
-__all__ = ["PRECISIONS", "choose"]
+__all__ = ["PRECISIONS", "candidates", "choose"]
 
 PRECISIONS = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "fp32", "fp16")
 
@@ -30,10 +30,24 @@ def choose(
         BundleError: there is no artifact of the name asked for.
         UnsupportedError: nothing here runs what was asked for, or any artifact of the bundle.
     """
-    candidates = card.artifacts if artifact is None else (card.artifact(artifact),)
-    runnable = [item for item in candidates if item.format in formats]
+    return candidates(card, formats, artifact=artifact, precisions=precisions)[0]
+
+
+def candidates(
+    card: Card,
+    formats: Sequence[str],
+    *,
+    artifact: str | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+) -> tuple[ArtifactSpec, ...]:
+    """The artifacts that would do as well as the chosen one but for their format, that one first.
+
+    Arguments and errors are those of `choose`.
+    """
+    asked = card.artifacts if artifact is None else (card.artifact(artifact),)
+    runnable = [item for item in asked if item.format in formats]
     if not runnable:
-        names = ", ".join(item.name for item in candidates)
+        names = ", ".join(item.name for item in asked)
         here = ", ".join(formats) or "none"
         raise UnsupportedError(
             f"no engine here runs {names}",
@@ -46,4 +60,5 @@ def choose(
         precision = list(precisions).index(item.precision) if known else len(precisions)
         return precision, list(formats).index(item.format), item.name
 
-    return min(runnable, key=rank)
+    ranked = sorted(runnable, key=rank)
+    return tuple(item for item in ranked if item.precision == ranked[0].precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from skerry.runtime.batching import rows_of
 from skerry.runtime.breaker import Breaker, BreakerLimits
 from skerry.runtime.bundle.card import ArtifactSpec, Format
 from skerry.runtime.bundle.reader import Bundle
-from skerry.runtime.choose import choose
+from skerry.runtime.choose import candidates, choose
 from skerry.runtime.engine.base import Arrays, Engine, EngineOptions
 from skerry.runtime.engine.caching import CacheLimits, CachingEngine
 from skerry.runtime.engine.select import available_formats, open_engine
@@ -34,6 +35,7 @@ class RuntimeOptions:
         artifact: the artifact to run; None to choose by `formats`.
         formats: what may run, preferred first (a profile's `formats`); None for whatever engine is
             installed.
+        measure: where artifacts of one precision are here in several formats, run the quickest.
         warm_up_runs: single-row calls before a release may serve, at least 1.
         isolation: run the engine in a process of its own, within these limits.
         cache: keep answers, within these limits.
@@ -46,6 +48,7 @@ class RuntimeOptions:
     formats: tuple[Format, ...] | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     session: SessionLimits = field(default_factory=SessionLimits)
+    measure: bool = False
     warm_up_runs: int = 3
     isolation: IsolationLimits | None = None
     cache: CacheLimits | None = None
@@ -68,7 +71,10 @@ def prepare(bundle: Bundle, options: RuntimeOptions, artifact: str | None = None
         GoldenError: the artifact does not reproduce its golden outputs here.
     """
     formats = available_formats() if options.formats is None else options.formats
-    chosen = choose(bundle.card, formats, artifact=artifact or options.artifact)
+    wanted = artifact or options.artifact
+    chosen = choose(bundle.card, formats, artifact=wanted)
+    if options.measure and wanted is None:
+        chosen = _quickest(bundle, options, candidates(bundle.card, formats))
     standby = None
     if options.standby is not None and options.standby != chosen.name and artifact is None:
         standby = prepare(bundle, options, options.standby)
@@ -110,6 +116,21 @@ def _load(
         Breaker(options.breaker),
         standby,
     )
+
+
+def _quickest(
+    bundle: Bundle, options: RuntimeOptions, among: Sequence[ArtifactSpec]
+) -> ArtifactSpec:
+    """The artifact whose single row is answered soonest, of those whose blobs are here."""
+    here = [one for one in among if bundle.blobs.has(one.blob.descriptor().digest)]
+    if len(here) < 2:
+        return among[0]
+    seconds = []
+    for one in here:
+        prepared = _load(bundle, options, one, None)
+        seconds.append(prepared.row_seconds)
+        prepared.close()
+    return here[seconds.index(min(seconds))]
 
 
 def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engine:

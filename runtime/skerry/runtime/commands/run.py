@@ -46,6 +46,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="PEM files")
     parser.add_argument("--clients-ca", type=Path, metavar="PEM", help="clients need a certificate")
     parser.add_argument("--artifact", metavar="NAME", help="such as onnx-int8; default: what suits")
+    parser.add_argument("--measure", action="store_true", help="run the format that is quickest")
     parser.add_argument("--standby", metavar="NAME", help="answers where the artifact cannot")
     parser.add_argument("--threads", type=int, default=1, help="of the engine; default: 1")
     parser.add_argument("--isolate", action="store_true", help="the engine in its own process")
@@ -110,6 +111,7 @@ def _options(args: Namespace) -> RuntimeOptions:
     return RuntimeOptions(
         artifact=args.artifact,
         engine=EngineOptions(threads=args.threads),
+        measure=args.measure,
         standby=args.standby,
         isolation=isolation,
         cache=None if args.cache is None else CacheLimits(bytes=args.cache * 1_000_000),
