@@ -290,6 +290,23 @@ def test_an_interrupted_download_keeps_what_it_has(fleet: Fleet, rig: Rig) -> No
     assert rig.poll() == "installed"
 
 
+def test_a_long_download_looks_now_and_then_whether_it_is_wanted(fleet: Fleet, rig: Rig) -> None:
+    _installed(fleet, rig, 1)
+    fleet.assign(fleet.publish(2, shift=2.0, golden_rows=500))
+    wanted = fleet.publish(3, shift=3.0)
+    slow = DownloadLimits(bytes_per_s=1_000, look_s=5.0)
+    rig = Rig(fleet, rig.home, download=slow)
+    with pytest.raises(CancelledError):
+        rig.poll()
+    before = rig.downloader.fetched_bytes
+    with pytest.raises(CancelledError):
+        rig.poll()
+    assert rig.downloader.fetched_bytes > before  # it went on, and looked again
+    fleet.assign(wanted)
+    assert rig.poll() == "installed"
+    assert rig.slots == ("linear/3", "linear/1", "")
+
+
 def test_outside_its_hours_a_device_does_not_fetch(fleet: Fleet, rig: Rig) -> None:
     fleet.assign(fleet.publish(1))
     hours = Hours.parse("01:00-02:00")

@@ -28,6 +28,7 @@ class DownloadLimits:
         blob_bytes: largest blob accepted.
         resumes: how often a broken answer is continued at once, as long as each brings new bytes.
         resume_s: most seconds of pause before continuing.
+        look_s: seconds of downloading after which the device looks whether it is still wanted.
     """
 
     bytes_per_s: int = 0
@@ -35,6 +36,7 @@ class DownloadLimits:
     blob_bytes: int = 1 << 30
     resumes: int = 16
     resume_s: float = 0.5
+    look_s: float = 300.0
 
 
 class OutsideHoursError(UnavailableError):
@@ -73,6 +75,11 @@ class Downloader:
         self._limits = limits or DownloadLimits()
         self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
         self.fetched_bytes = 0
+        self._looked = clock.monotonic()
+
+    def looked(self) -> None:
+        """The device has just looked at what it is assigned."""
+        self._looked = self._clock.monotonic()
 
     def get(self, blob: Descriptor) -> None:
         """See that `blob` is in the store.
@@ -137,14 +144,19 @@ class Downloader:
                 if self._limits.bytes_per_s:
                     due = began + taken / self._limits.bytes_per_s
                     self._pause(due - self._clock.monotonic())
-                if self._interrupted.is_set():
-                    partial.checkpoint()
-                    raise CancelledError("the download was interrupted", where=url)
+                self._check_wanted(partial)
                 self._check_hours(partial)
         if partial.size < blob.size:
             raise BusyError(
                 f"the answer ended after {partial.size} of {blob.size} bytes", where=url
             )
+
+    def _check_wanted(self, partial: Partial) -> None:
+        """Break off where the device has to look first whether another release is wanted."""
+        late = self._clock.monotonic() - self._looked >= self._limits.look_s
+        if late or self._interrupted.is_set():
+            partial.checkpoint()
+            raise CancelledError("the download makes way for a look", where=partial.blob.digest)
 
     def _check_hours(self, partial: Partial | None = None) -> None:
         seconds = Hours.until_open(self._limits.hours, self._clock.now())

@@ -88,6 +88,7 @@ class Fetching:
         Raises:
             SkerryError: as `plan`, and QuotaError where there is no room.
         """
+        self._downloader.looked()
         plan = self.plan(update)
         refs = tuple(reference(blob) for blob in plan.blobs)
         if (update.artifact, update.blobs) != (plan.artifact, refs):

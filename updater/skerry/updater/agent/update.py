@@ -24,20 +24,20 @@ from skerry.devices.errors import (
 from skerry.devices.ids import ReleaseId
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.prepared import Prepared
+from skerry.updater.agent.decide import decide
 from skerry.updater.agent.fetching import Fetching
 from skerry.updater.agent.health import HealthLimits, HealthWatch, Verdict
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
 from skerry.updater.fetch import RefusedError
 from skerry.updater.store import slots as rules
-from skerry.updater.store.slots import Failure, Situation, Update
+from skerry.updater.store.slots import Failure, Update
 from skerry.updater.store.store import Store
 from skerry.updater.trust.assignment import Assignment
 
-__all__ = ["Models", "Outcome", "Trust", "UpdateLimits", "Updater", "decide"]
+__all__ = ["Models", "Outcome", "Trust", "UpdateLimits", "Updater"]
 
 Outcome = Literal["idle", "installed", "failed"]
-Decision = Literal["nothing", "begin", "resume", "supersede", "withdraw", "known_bad"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,24 +82,6 @@ class Models(Protocol):
 
     def close(self) -> None:
         """Serve nothing."""
-
-
-def decide(now: Situation, wanted: Assignment | None) -> Decision:
-    """What an assignment means for a device in this situation."""
-    update, active = now.update, now.slots.active
-    if update is not None:
-        if wanted is None:
-            return "withdraw"
-        same = (update.release, update.manifest) == (
-            str(wanted.release),
-            rules.reference(wanted.manifest),
-        )
-        return "resume" if same else "supersede"
-    if wanted is None:
-        return "nothing"
-    if active is not None and active.release == str(wanted.release):
-        return "nothing"
-    return "known_bad" if now.slots.failure(wanted.release) else "begin"
 
 
 class Updater:
