@@ -48,24 +48,24 @@ class Operation:
 
 def encode_program(operations: Iterable[Operation]) -> bytes:
     """The bytes of a program."""
-    out, at = bytearray(), 0
+    out, seeks, at = bytearray(), bytearray(), 0
     known: dict[Geometry, int] = {}
     for operation in operations:
         reads = operation.kind != Kind.LITERAL
-        seeks = reads and operation.base != at
+        elsewhere = reads and operation.base != at
         geometry = operation.geometry
         first = geometry is not None and geometry not in known
         size = operation.length
         if geometry is not None:
             size = known.setdefault(geometry, len(known))
-        out += varint(size << 3 | (_SEEK if seeks else 0) | operation.kind)
+        out += varint(size << 3 | (_SEEK if elsewhere else 0) | operation.kind)
         if first and geometry is not None:
             out += geometry.encode()
-        if seeks:
-            out += varint(signed(operation.base - at))
+        if elsewhere:
+            seeks += varint(signed(operation.base - at))
         if reads:
             at = operation.base + operation.length
-    return bytes(out)
+    return varint(len(out)) + bytes(out + seeks)
 
 
 def decode_program(
@@ -78,7 +78,9 @@ def decode_program(
     """
     operations: list[Operation] = []
     known: list[Geometry] = []
-    reader, at, made = Reader(data, "program"), 0, 0
+    whole, at, made = Reader(data, "program"), 0, 0
+    reader = Reader(whole.take(whole.varint(len(data))), "program")
+    seeks = Reader(whole.take(whole.left), "program")
     while reader.left:
         head = reader.varint(limits.file_bytes << 3)
         kind, length, geometry = Kind(head & 3), head >> 3, None
@@ -91,7 +93,7 @@ def decode_program(
             length = geometry.length
         base = at
         if head & _SEEK:
-            base += reader.signed(limits.file_bytes)
+            base += seeks.signed(limits.file_bytes)
         made += length
         reads = kind != Kind.LITERAL
         if made > new_length or (reads and not 0 <= base <= old_size - length):
@@ -101,6 +103,7 @@ def decode_program(
         operations.append(Operation(kind, length, base, geometry))
         if reads:
             at = base + length
+    seeks.end()
     if made != new_length:
         raise BundleError(f"a program makes {made} bytes of {new_length}")
     return operations

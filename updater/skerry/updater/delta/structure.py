@@ -15,7 +15,8 @@ from skerry.updater.delta.program import Kind, Operation
 __all__ = ["Gaps", "align"]
 
 _SORTED_BYTES = 24 << 20
-_REPETITIVE = 0.05
+_QUICK_BYTES = 1 << 18
+_REPETITIVE = 0.02
 
 
 class Gaps:
@@ -74,7 +75,7 @@ def _controls(old: bytes, new: bytes) -> Sequence[Sequence[int]]:
         return [(len(new), 0, 0)]
     if len(old) == len(new) and _nearly(old, new):
         return [(len(new), 0, 0)]
-    if max(len(old), len(new)) > _SORTED_BYTES or _repetitive(old + new):
+    if max(len(old), len(new)) > _SORTED_BYTES or _repetitive(old) or _repetitive(new):
         return [(0, len(new), 0)]
     control = bsdiff4.core.diff(old, new)[0]
     magnitudes = np.frombuffer(control, "<u8")
@@ -91,4 +92,5 @@ def _nearly(old: bytes, new: bytes) -> bool:
 
 def _repetitive(data: bytes) -> bool:
     """Whether sorting the suffixes of `data` would take for ever."""
-    return len(pack(data, thorough=False, level=1)) < _REPETITIVE * len(data)
+    quick = len(data) <= _QUICK_BYTES
+    return not quick and len(pack(data, thorough=False, level=1)) < _REPETITIVE * len(data)
