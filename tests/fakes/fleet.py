@@ -1,6 +1,7 @@
 """The fleet store in memory."""
 
 from collections.abc import Sequence
+from threading import Lock
 
 import msgspec
 
@@ -30,6 +31,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}
         self._devices: dict[str, Device] = {}
+        self._lock = Lock()
 
     def add_claim(self, claim: Claim) -> None:
         self._claims[claim.token_hash] = claim
@@ -41,6 +43,10 @@ class MemoryRegistry:
         return sorted(self._claims.values(), key=lambda c: -c.created_at)
 
     def enrol(self, token_hash: str, device: Device, now: float) -> Device:
+        with self._lock:
+            return self._enrol(token_hash, device, now)
+
+    def _enrol(self, token_hash: str, device: Device, now: float) -> Device:
         claim = check_claim(self._claims.get(token_hash), device, now)
         if claim.used_at:
             before = self._devices.get(claim.used_by)
@@ -112,9 +118,9 @@ class MemoryAccess:
 
 
 class MemoryRollouts:
-    def __init__(self, events: list[StoredEvent]) -> None:
+    def __init__(self, events: list[StoredEvent], applied: set[int]) -> None:
         self._rollouts: dict[str, Rollout] = {}
-        self._events, self._applied = events, set[int]()
+        self._events, self._applied = events, applied
 
     def add(self, release: str, policy: Policy, targets: Sequence[str], now: float) -> Rollout:
         name = f"r{len(self._rollouts) + 1}"
@@ -153,11 +159,14 @@ class MemoryRollouts:
 
 
 class MemoryTelemetry:
-    def __init__(self, registry: MemoryRegistry, events: list[StoredEvent]) -> None:
-        self._registry, self._events = registry, events
+    def __init__(
+        self, registry: MemoryRegistry, events: list[StoredEvent], applied: set[int]
+    ) -> None:
+        self._registry, self._events, self._applied = registry, events, applied
         self._keys: set[tuple[str, str, str, str, int]] = set()
+        self._count = 0
         self._totals: dict[tuple[str, str], Totals] = {}
-        self._windows: list[tuple[str, Window]] = []
+        self._windows: list[tuple[str, Window, float]] = []
         self._twins: dict[str, tuple[str, int]] = {}
 
     def store(self, batch: Sequence[Record]) -> list[Record]:
@@ -172,7 +181,7 @@ class MemoryTelemetry:
                 case Window() as window:
                     key = (device, window.manifest)
                     self._totals[key] = added(self._totals.get(key), device, window)
-                    self._windows.append((device, window))
+                    self._windows.append((device, window, record.received))
                 case Event() as event:
                     self._note(device, record.received, event)
                 case TwinReported() as twin:
@@ -187,9 +196,10 @@ class MemoryTelemetry:
         return new
 
     def _note(self, device: str, received: float, event: Event) -> None:
+        self._count += 1
         self._events.append(
             StoredEvent(
-                len(self._events) + 1,
+                self._count,
                 device,
                 event.kind,
                 event.at,
@@ -223,8 +233,17 @@ class MemoryTelemetry:
         return list(self._totals.values())
 
     def sketches(self, device: str, manifest: str, limit: int) -> list[bytes]:
-        mine = [w for d, w in self._windows if d == device and w.manifest == manifest]
+        mine = [w for d, w, _ in self._windows if d == device and w.manifest == manifest]
         return [w.sketches for w in mine[::-1][:limit] if w.sketches]
+
+    def prune(self, windows_before: float, events_before: float) -> int:
+        kept = [w for w in self._windows if w[2] >= windows_before]
+        told = [
+            e for e in self._events if e.received >= events_before or e.number not in self._applied
+        ]
+        gone = len(self._windows) - len(kept) + len(self._events) - len(told)
+        self._windows, self._events[:] = kept, told
+        return gone
 
     def set_drift(self, device: str, manifest: str, verdict: str) -> None:
         key = (device, manifest)
@@ -235,11 +254,13 @@ class MemoryTelemetry:
 class MemoryAudit:
     def __init__(self) -> None:
         self._entries: list[AuditEntry] = []
+        self._lock = Lock()
 
     def append(self, actor: str, action: str, subject: str, details: str, at: float) -> AuditEntry:
-        last = self._entries[-1] if self._entries else None
-        self._entries.append(chained(last, actor, action, subject, details, at))
-        return self._entries[-1]
+        with self._lock:
+            last = self._entries[-1] if self._entries else None
+            self._entries.append(chained(last, actor, action, subject, details, at))
+            return self._entries[-1]
 
     def entries(self, after: int = 0, limit: int = 1000) -> list[AuditEntry]:
         return [e for e in self._entries if e.seq > after][:limit]
@@ -248,10 +269,11 @@ class MemoryAudit:
 class MemoryFleet:
     def __init__(self) -> None:
         events: list[StoredEvent] = []
+        applied: set[int] = set()
         self.registry = MemoryRegistry()
         self.access = MemoryAccess()
-        self.rollouts = MemoryRollouts(events)
-        self.telemetry = MemoryTelemetry(self.registry, events)
+        self.rollouts = MemoryRollouts(events, applied)
+        self.telemetry = MemoryTelemetry(self.registry, events, applied)
         self.audit = MemoryAudit()
 
     def close(self) -> None:

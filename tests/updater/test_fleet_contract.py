@@ -1,6 +1,7 @@
 """The fleet store: in memory, on SQLite, and on PostgreSQL where it is installed."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -291,6 +292,42 @@ def test_events_wait_until_they_are_applied(store: FleetStore) -> None:
     assert [event.kind for event in newest] == ["rolled_back", "update_started"]
     assert newest[0].reason.startswith("golden")
     assert store.telemetry.events(10, "dev-2") == []
+
+
+def test_what_is_old_goes_and_the_sums_stay(store: FleetStore) -> None:
+    enrolled(store)
+    sketches = SketchSet().encode()
+    told = [Event("committed", NOW, "digits/1"), Event("refused", NOW)]
+    store.telemetry.store([record(window(sketches=sketches), 1), record(told[0], 2)])
+    store.rollouts.apply([], store.rollouts.unapplied(10))
+    store.telemetry.store([record(told[1], 3)])
+    assert store.telemetry.prune(NOW, NOW) == 0
+    assert store.telemetry.prune(NOW + 2, NOW + 2) == 2
+    assert store.telemetry.sketches("dev-1", MANIFEST, 5) == []
+    assert [e.kind for e in store.telemetry.events(5)] == ["refused"], "not applied yet"
+    assert [total.requests for total in store.telemetry.totals()] == [10]
+
+
+def test_two_devices_with_one_claim(store: FleetStore) -> None:
+    store.registry.add_claim(claim())
+
+    def enrol(name: str) -> bool:
+        try:
+            store.registry.enrol("t1", device(name, name), NOW)
+        except TrustError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        let_in = list(pool.map(enrol, [f"dev-{n}" for n in range(8)]))
+    assert let_in.count(True) == 1
+    assert len(store.registry.devices()) == 1
+
+
+def test_the_audit_chain_holds_with_many_writers(store: FleetStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: store.audit.append("ops", "x", str(n), "", NOW), range(24)))
+    assert verify_chain(store.audit.entries()) == 24
 
 
 def test_the_audit_log_is_a_chain(store: FleetStore) -> None:

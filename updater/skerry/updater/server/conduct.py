@@ -150,7 +150,8 @@ class Conductor:
             moved = self._apply_events()
             rollouts = self._fleet.store.rollouts.all()
             devices = [d for d in self._fleet.store.registry.devices() if not d.revoked_at]
-            totals = self._fleet.store.telemetry.totals()
+            gated = any(r.state in HOLDING and r.policy.gates.asked for r in rollouts)
+            totals = self._fleet.store.telemetry.totals() if gated else []
         for rollout in rollouts:
             if rollout.state == "running" and rollout.id not in self._prepared:
                 self._prepare(rollout.release)  # may take long: operators can act meanwhile

@@ -32,6 +32,8 @@ class ServerLimits:
         turn_seconds: longest wait between two looks at the rollouts.
         refresh_seconds: time between two looks at expiring signatures.
         event_batch: most events applied in one transaction.
+        window_days, event_days: how long windows and events are kept; sums are kept for ever.
+        prune_seconds: time between two looks at what is too old.
         delta_seconds: longest that one patch may take to make.
         drift_windows: newest windows of a device that a drift verdict rests on.
         drift_seconds: least time between two drift verdicts on one device.
@@ -48,6 +50,9 @@ class ServerLimits:
     turn_seconds: float = 1.0
     refresh_seconds: float = 60.0
     event_batch: int = 500
+    window_days: float = 30
+    event_days: float = 365
+    prune_seconds: float = 3600.0
     delta_seconds: float = 1800.0
     drift_windows: int = 60
     drift_seconds: float = 2.0

@@ -242,7 +242,7 @@ class _EngineRoom:
 
     def _work(self) -> None:
         limits, clock = self._fleet.limits, self._fleet.clock
-        refreshed = judged = float("-inf")
+        refreshed = judged = pruned = float("-inf")
         while not self._ending.is_set():
             moved = self._safely(self.conductor.turn)
             now = clock.monotonic()
@@ -252,12 +252,21 @@ class _EngineRoom:
             if now - refreshed >= limits.refresh_seconds:
                 refreshed = now
                 self._safely(self._refresh)
+            if now - pruned >= limits.prune_seconds:
+                pruned = now
+                self._safely(self._prune)
             if not moved:
                 self.conductor.wait(limits.turn_seconds)
 
     def _refresh(self) -> None:
         if self._fleet.image.releases():
             self._fleet.image.refresh()
+
+    def _prune(self) -> None:
+        now, limits = self._fleet.clock.now(), self._fleet.limits
+        self._fleet.store.telemetry.prune(
+            now - limits.window_days * 86_400, now - limits.event_days * 86_400
+        )
 
     def _safely(self, work: Callable[[], object]) -> bool:
         try:
@@ -290,7 +299,8 @@ def _listener(listen: Listen, last: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     ports = [listen.port] if listen.port or not last else [last, 0]
     for port in ports:
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio turns Nagle off only where the protocol is named: else answers wait 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((listen.host, port))

@@ -123,6 +123,13 @@ class Telemetry(Protocol):
     def sketches(self, device: str, manifest: str, limit: int) -> list[bytes]:
         """The encoded sketches of the newest windows, newest first, empty ones left out."""
 
+    def prune(self, windows_before: float, events_before: float) -> int:
+        """Forget windows and twins, and applied events, received earlier; how many went.
+
+        Sums and device rows stay. A message forgotten and sent again would count twice, so keep
+        more than the longest life of a message in an outbox.
+        """
+
     def set_drift(self, device: str, manifest: str, verdict: str) -> None:
         """Keep a drift verdict."""
 

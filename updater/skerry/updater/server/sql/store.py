@@ -15,7 +15,7 @@ from skerry.updater.server.sql.telemetry import SqlTelemetry
 
 __all__ = ["SqlAudit", "SqlFleet", "open_fleet"]
 
-_TRIES = 10
+_TRIES = 50
 
 
 class SqlAudit:

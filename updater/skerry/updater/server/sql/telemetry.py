@@ -86,6 +86,19 @@ class SqlTelemetry:
         found = (Window.decode(body).sketches for body in bodies)
         return [sketches for sketches in found if sketches]
 
+    def prune(self, windows_before: float, events_before: float) -> int:
+        old = (
+            (t.windows, t.windows.c.received < windows_before),
+            (t.twins, t.twins.c.received < windows_before),
+            (t.events, (t.events.c.received < events_before) & t.events.c.applied),
+        )
+        gone = 0
+        with self._database.writing() as c:
+            for table, condition in old:
+                mine = table.c.tenant == self._tenant
+                gone += c.execute(table.delete().where(mine, condition)).rowcount
+        return gone
+
     def set_drift(self, device: str, manifest: str, verdict: str) -> None:
         with self._database.writing() as c:
             one = self._of(device, manifest)
