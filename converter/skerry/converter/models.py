@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from skerry.converter.cache import Cache
 from skerry.converter.graph import as_tensors, example_inputs
 from skerry.converter.keys import Keys
+from skerry.converter.layers import LayerNoise, layer_noise
 from skerry.converter.loading import Loaded
 from skerry.converter.proof import Outputs
 from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
@@ -23,6 +26,8 @@ __all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize"]
 INT8 = "int8"
 SOURCE_PRECISION = "fp32"
 _CALIBRATION_ROWS = 64
+_NOISE_ROWS = 64
+_LAYERS = "layers.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Models:
         quantized: gives the fake-quantized one; it is made when it is first asked for.
         trained: `floating` without pre- and post-processing.
         outputs: of `source`, `floating` and, where int8 is asked for, `quantized`.
+        layers: the noise of quantization at every layer, where int8 is asked for.
     """
 
     source: nn.Module
@@ -42,6 +48,7 @@ class Models:
     quantized: Callable[[], QuantizedModel]
     trained: nn.Module
     outputs: dict[str, Outputs]
+    layers: tuple[LayerNoise, ...]
 
     def named(self, whose: str) -> nn.Module | QuantizedModel:
         """The model called `source`, `floating` or `quantized`."""
@@ -86,9 +93,24 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
         if recipe.step:
             found = kept.arrays(keys.outputs("floating"), lambda: evaluate(loaded, floating))
             outputs["floating"] = found
+    layers: tuple[LayerNoise, ...] = ()
     if INT8 in recipe.quantize.precisions:
         with output.progress("quantizing"):
             outputs["quantized"] = kept.arrays(
                 keys.outputs("quantized"), lambda: evaluate(loaded, quantized().module)
             )
-    return Models(source, floating, quantized, trained, outputs)
+            layers = _layers(loaded, quantized, keys, kept)
+    return Models(source, floating, quantized, trained, outputs, layers)
+
+
+def _layers(
+    loaded: Loaded, quantized: Callable[[], QuantizedModel], keys: Keys, kept: Cache
+) -> tuple[LayerNoise, ...]:
+    def write(folder: Path) -> None:
+        rows = loaded.evaluation.rows(slice(0, _NOISE_ROWS)).inputs
+        noise = layer_noise(quantized(), as_tensors(rows))
+        (folder / _LAYERS).write_bytes(msgspec.json.encode(noise))
+
+    folder, _ = kept.entry(["layers", *keys.outputs("quantized")], write)
+    data = (folder / _LAYERS).read_bytes()
+    return msgspec.json.decode(data, type=tuple[LayerNoise, ...])

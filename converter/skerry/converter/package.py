@@ -89,6 +89,7 @@ def _result(conversion: Conversion) -> Result:
         parameters=parameters(models.trained),
         artifacts=tuple(one.result for one in conversion.proved),
         steps=conversion.steps,
+        layers=models.layers,
         passed=all(one.result.passed for one in conversion.proved),
     )
 

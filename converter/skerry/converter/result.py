@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from skerry.converter.gates import Verdict
+from skerry.converter.layers import LayerNoise
 from skerry.converter.steps.base import StepRecord
 from skerry.runtime.bundle.card import Format
 
@@ -88,6 +89,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         manifest: digest of its manifest.
         metric: the metric's name.
         model_metric: points of the model after the steps, before quantization.
+        layers: the noise of quantization at every layer, where int8 was asked for.
         quantized_metric: points of the fake-quantized model, where int8 was asked for.
     """
 
@@ -102,6 +104,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     artifacts: tuple[ArtifactResult, ...]
     steps: tuple[StepRecord, ...]
+    layers: tuple[LayerNoise, ...]
     passed: bool
 
     def encode(self) -> bytes:

@@ -22,6 +22,7 @@ __all__ = ["Evidence", "build_report"]
 
 Outputs = Mapping[str, NDArray[Any]]
 _MOST_CLASSES = 30
+_LONGEST_NAME = 34
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def build_report(result: Result, recipe: Recipe, evidence: Evidence, *, timings:
         sizes=bars(_sizes(result)),
         metrics=_metrics(result),
         latencies=bars(_latencies(result)) if timings else Markup(""),
+        layers=bars(_layers(result)),
         curves=[curve(step.loss) for step in result.steps],
         examples=_examples(result, recipe, evidence, names),
         confusions=_confusions(result, evidence, names),
@@ -111,6 +113,19 @@ def _metrics(result: Result) -> Markup:
     ]
     lowest = min(row.value for row in rows)
     return bars(rows, least=max(0.0, np.floor(lowest / 10) * 10 - 10))
+
+
+def _layers(result: Result) -> list[Bar]:
+    """Signal-to-noise ratio of every layer; the longer, the better."""
+    return [
+        Bar(
+            f"{one.layer} {one.operation}"[-_LONGEST_NAME:],
+            one.gathered_db,
+            f"{one.gathered_db:.1f} dB · own {one.own_db:.1f}",
+            "model",
+        )
+        for one in result.layers
+    ]
 
 
 def _latencies(result: Result) -> list[Bar]:

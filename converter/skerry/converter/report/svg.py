@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Bar", "bars", "confusion", "curve"]
 
-_WIDTH, _LABEL, _VALUE = 620, 150, 90
+_WIDTH, _LABEL, _VALUE = 760, 230, 150
 _ROW, _THICK = 28, 16
 
 

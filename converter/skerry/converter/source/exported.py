@@ -55,11 +55,27 @@ class ExportedSource:
     def materials(self) -> Mapping[str, Path]:
         return {self._path.name: self._path}
 
+    def inputs(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, dtype and shape of one row of each input; 0 where a length is open."""
+        program = self._program()
+        names = set(program.graph_signature.user_inputs)
+        found = []
+        for node in program.graph.nodes:
+            if node.op == "placeholder" and node.name in names:
+                value = node.meta["val"]
+                row = tuple(one if isinstance(one, int) else 0 for one in value.shape[1:])
+                found.append((node.name, str(value.dtype).removeprefix("torch."), row))
+        return found
+
     def module(self) -> nn.Module:
+        graph = self._program().module(check_guards=False)
+        check_finite(graph, self._path)
+        return _Program(graph)
+
+    def _program(self) -> torch.export.ExportedProgram:
         _check_archive(self._path)
         try:
-            program = torch.export.load(self._path)
-            graph = program.module(check_guards=False)
+            return torch.export.load(self._path)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
@@ -67,8 +83,6 @@ class ExportedSource:
                 where=self._path,
                 remedy=f"export it again with torch {torch.__version__.partition('+')[0]}",
             ) from error
-        check_finite(graph, self._path)
-        return _Program(graph)
 
 
 class _Program(nn.Module):

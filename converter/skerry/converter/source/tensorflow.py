@@ -16,16 +16,17 @@ from torch import nn
 
 from skerry.converter.onnx_import import import_onnx
 from skerry.converter.source.finite import check_finite
+from skerry.converter.source.onnx import graph_inputs
 from skerry.devices.errors import InputError, MissingExtraError, UnsupportedError
 
-__all__ = ["KerasSource", "SavedModelSource"]
+__all__ = ["GraphSource", "KerasSource", "SavedModelSource"]
 
 _OPSET = 18
 _SIGNATURE = "serving_default"
 
 
-class _TensorFlowSource:
-    """What the two have in common: an ONNX graph, made once."""
+class GraphSource:
+    """`ModelSource` of what becomes an ONNX graph first; the graph is made once."""
 
     kind = "tensorflow"
 
@@ -41,6 +42,10 @@ class _TensorFlowSource:
             return {self._path.name: self._path}
         files = sorted(path for path in self._path.rglob("*") if path.is_file())
         return {f"{self._path.name}/{p.relative_to(self._path).as_posix()}": p for p in files}
+
+    def inputs(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, dtype and shape of one row of each input; 0 where a length is open."""
+        return graph_inputs(self._graph)
 
     def module(self) -> nn.Module:
         model = import_onnx(self._graph).eval()
@@ -69,7 +74,7 @@ class _TensorFlowSource:
         raise NotImplementedError
 
 
-class KerasSource(_TensorFlowSource):
+class KerasSource(GraphSource):
     """`ModelSource` of a `.keras` or legacy `.h5` file. Inputs are in the model's order."""
 
     kind = "keras"
@@ -99,7 +104,7 @@ class KerasSource(_TensorFlowSource):
         return _traced(answer, wanted)
 
 
-class SavedModelSource(_TensorFlowSource):
+class SavedModelSource(GraphSource):
     """`ModelSource` of a SavedModel folder: its signature `serving_default`, inputs by name."""
 
     kind = "savedmodel"

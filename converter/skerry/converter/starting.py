@@ -1,0 +1,140 @@
+"""`skerry convert --init`: a first recipe, with what can be inferred from the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skerry.converter.userfile import UserFunction
+from skerry.devices.errors import InputError
+
+__all__ = ["FoundInput", "first_recipe", "found_inputs"]
+
+_KNOWN_DTYPES = {"float32", "uint8", "int8", "int32", "int64"}
+
+
+@dataclass(frozen=True)
+class FoundInput:
+    """One input of a model.
+
+    Attributes:
+        shape: one row, without the batch; 0 where the model leaves the length open.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def found_inputs(path: Path) -> list[FoundInput]:
+    """The inputs of a model file, in order.
+
+    Raises:
+        InputError: it is no model that can be read.
+    """
+    from skerry.converter.source.exported import ExportedSource
+    from skerry.converter.source.onnx import OnnxSource
+    from skerry.converter.source.select import open_path
+    from skerry.converter.source.tensorflow import GraphSource
+
+    source = open_path(path)
+    if isinstance(source, ExportedSource):
+        return [FoundInput(*one) for one in source.inputs()]
+    if isinstance(source, OnnxSource | GraphSource):
+        return [FoundInput(*one) for one in source.inputs()]
+    raise InputError("its inputs cannot be read", where=path)
+
+
+def first_recipe(model: str, folder: Path) -> str:
+    """A commented recipe for `model`, a path or `file.py:factory` relative to `folder`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    function = UserFunction.parse(model, folder)
+    if function is not None:
+        if problem := function.problem():
+            raise InputError(problem[0], where=model, remedy=problem[1])
+        inputs, stem = [FoundInput("input", "float32", (3, 224, 224))], function.name
+        remark = "correct this: a factory does not say what it takes"
+    else:
+        path = (folder / model).resolve()
+        inputs, stem = found_inputs(path), path.stem
+        remark = "one row as the model takes it, without the batch"
+    weights = '\nweights = "weights.safetensors"   # or a state dict' if function else ""
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model"
+    tables = "\n".join(_input(one, remark) for one in inputs)
+    return _TEMPLATE.format(name=name, model=model, weights=weights, inputs=tables)
+
+
+def _input(found: FoundInput, remark: str) -> str:
+    name = re.sub(r"\W", "_", found.name.partition(":")[0]).lstrip("0123456789") or "input"
+    shape = ", ".join(str(length or 1) for length in found.shape) or "1"
+    open_axes = "; the model leaves a length of 1 open" if 0 in found.shape else ""
+    lines = [f"[input.{name}]", f"shape = [{shape}]   # {remark}{open_axes}"]
+    if len(found.shape) == 3 and found.shape[-1] in (1, 3) and found.shape[0] not in (1, 3):
+        lines.append('channels = "last"')
+    dtype = found.dtype if found.dtype in _KNOWN_DTYPES else "float32"
+    lines.append(f'dtype = "{dtype}"   # what callers pass; what follows is built into the graph')
+    if len(found.shape) == 3 and dtype == "float32":
+        lines += _picture_remarks(found.shape)
+    return "\n".join(lines) + "\n"
+
+
+def _picture_remarks(shape: Sequence[int]) -> list[str]:
+    count = 3 if 3 in (shape[0], shape[-1]) else 1
+    return [
+        '# dtype = "uint8"    # pictures as they come: multiplied by 1/255 unless scale says else',
+        '# layout = "nhwc"    # callers pass the channels last',
+        f"# mean = {[0.5] * count}",
+        f"# std = {[0.5] * count}",
+    ]
+
+
+_TEMPLATE = """\
+# What to make of {model}. Paths are relative to this file. Run it with:
+#   skerry convert THIS.toml --out out
+
+[model]
+name = "{name}"
+version = "1"
+# labels = ["cat", "dog"]        # class names, by number
+
+[source]
+model = "{model}"{weights}
+
+{inputs}
+# [output.scores]                # outputs by name, in the model's order
+# softmax = true                 # a softmax at the end of the graph
+
+[data]                           # .npz, .parquet, tar or folder of class folders, file.py:function
+train = "train.npz"              # arrays named as the inputs, and label
+evaluation = "evaluation.npz"    # held out: every artifact is run on all of it
+calibration = {{ from = "train", count = 512, seed = 0 }}
+metric = "top1"                  # or top5, or file.py:function(outputs, labels)
+
+# [[step]]                       # steps are run in this order
+# kind = "distill"               # a smaller model learns from this one
+# student = "model.py:student"
+# epochs = 10
+#
+# [[step]]
+# kind = "prune"                 # whole channels go
+# ratio = 0.3
+# epochs = 5
+
+[quantize]
+precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights
+calibrator = "mse"               # or minmax, moving_average, percentile, entropy
+
+[target]
+formats = ["onnx", "tflite", "coreml"]
+
+[gate]                           # a gate that fails is exit code 3
+accuracy_drop = 1.0              # points of the metric below the source
+# bytes_ratio = 0.3              # of the source as fp32
+# latency_ratio = 0.6
+# agreement = 0.98               # share of answers that are the source's
+"""
