@@ -17,6 +17,8 @@ import pytest
 
 from fakes.rig import Fleet
 from fakes.web import Web, make_home, serving
+from skerry.devices.errors import InputError, UnavailableError
+from skerry.updater.agent.supervise import bind
 
 _COMMAND = [sys.executable, "-m", "skerry.cli.main", "agent"]
 _LIMIT_S = 60.0
@@ -156,6 +158,24 @@ def test_a_home_that_is_not_enrolled_is_bad_input(tmp_path: Path) -> None:
             [*_COMMAND, action, "--home", str(tmp_path)], capture_output=True, text=True, timeout=60
         )
         assert (done.returncode, "not enrolled" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "example.org:80", "127.0.0.1", "127.0.0.1:99999"])
+def test_an_address_others_could_reach_is_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        bind(address, tmp_path, 1).close()
+
+
+def test_the_port_of_the_last_run_is_taken_again_if_it_is_free(tmp_path: Path) -> None:
+    with bind("127.0.0.1:0", tmp_path, 1) as first:
+        port = first.getsockname()[1]
+        (tmp_path / "runtime.port").write_text(f"{port}\n")
+        with bind("127.0.0.1:0", tmp_path, 1) as other:
+            assert other.getsockname()[1] != port
+        with pytest.raises(UnavailableError, match="cannot listen"):
+            bind(f"127.0.0.1:{port}", tmp_path, 1)
+    with bind("127.0.0.1:0", tmp_path, 1) as again:
+        assert again.getsockname()[1] == port
 
 
 def test_the_parent_imports_nothing_heavy() -> None:

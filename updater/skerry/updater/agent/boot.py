@@ -36,7 +36,9 @@ def serve(store: Store, models: Models, reporter: Reporter, log: Log) -> None:
         store.damaged(slots.active)
     except SkerryError as error:
         log("active_failed", release=slots.active.release, reason=error)
-        if slots.previous is not None:
+        if slots.previous is None:
+            reporter.event("golden_failed", slots.active.release, reason=str(error))
+        else:
             store.become(fallen_back(store.now, str(error)))
             reporter.event("rolled_back", slots.active.release, reason=str(error))
             reporter.slots(store.now.slots)

@@ -36,6 +36,7 @@ class AgentLimits:
     Attributes:
         window_s: seconds that one telemetry window covers.
         end_s: seconds to wait for each thread at the end.
+        again_s: seconds before a thread that failed begins again.
     """
 
     schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
@@ -44,6 +45,7 @@ class AgentLimits:
     store: StoreLimits = field(default_factory=StoreLimits)
     window_s: float = 60.0
     end_s: float = 10.0
+    again_s: float = 5.0
 
 
 class Observers:

@@ -195,6 +195,14 @@ class AgentProcess:
                 guarded(partial(outbox.put_many, bodies), self._log)
 
     def _thread(self, stack: ExitStack, name: str, work: Callable[[], None]) -> None:
-        thread = Thread(target=work, name=name, daemon=True)
+        """Do `work` beside the rest, again where it fails, until the end."""
+
+        def run() -> None:
+            while not self._stop.is_set():
+                if guarded(work, self._log) is None:
+                    return
+                self._clock.wait(self._stop, self._limits.again_s)
+
+        thread = Thread(target=run, name=name, daemon=True)
         thread.start()
         stack.callback(thread.join, self._limits.end_s)

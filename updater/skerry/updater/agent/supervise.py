@@ -6,6 +6,7 @@ outlives it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -117,7 +118,7 @@ class _Keeper:
             self._child = child
             if self._stop.is_set():
                 child.terminate()
-        (self._home / "worker.pid").write_text(f"{child.pid}\n")
+        write_atomically(self._home / "worker.pid", f"{child.pid}\n".encode())
         return child
 
     def _wake(self) -> None:
@@ -167,7 +168,7 @@ def bind(http: str, home: Path, backlog: int) -> socket.socket:
     With port 0 the port of the last run is taken again if it is free.
 
     Raises:
-        InputError: `http` is no `HOST:PORT`.
+        InputError: `http` is no `HOST:PORT` of this machine alone.
         UnavailableError: the address is taken.
     """
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
@@ -176,6 +177,12 @@ def bind(http: str, home: Path, backlog: int) -> socket.socket:
     if not colon or not port.isdigit() or int(port) > 65_535:
         raise InputError(f"{http[:80]!r} is no address", remedy="expected HOST:PORT")
     host = host.strip("[]") or "127.0.0.1"
+    if not _is_loopback(host):
+        raise InputError(
+            f"{host} can be reached from other machines",
+            where=http,
+            remedy="serve on 127.0.0.1, or hand over a socket that was opened for it (systemd)",
+        )
     if int(port) == 0 and (last := _last_port(home)):
         with suppress(OSError):
             return _listening(host, last, backlog)
@@ -183,6 +190,13 @@ def bind(http: str, home: Path, backlog: int) -> socket.socket:
         return _listening(host, int(port), backlog)
     except OSError as error:
         raise UnavailableError(f"cannot listen: {error.strerror}", where=http) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _listening(host: str, port: int, backlog: int) -> socket.socket:
