@@ -139,6 +139,20 @@ def test_while_an_answer_is_awaited_nothing_more_is_read(peer: Peer) -> None:
     assert peer.transport.sent.count(b"200 OK") == 2
 
 
+def test_what_follows_a_waiting_request_and_is_none_ends_the_connection_after_it(
+    peer: Peer,
+) -> None:
+    peer.responder.wait = True
+    assert peer.send(GET + GET + b"\x00\x01 noise\r\n\r\n") == b""
+    peer.responder.waiting.pop()()
+    assert not peer.transport.closed
+    peer.responder.waiting.pop()()
+    assert peer.transport.sent.count(b"200 OK") == 2
+    assert peer.transport.sent.count(b"HTTP/1.1 ") == 2
+    assert peer.transport.sent.count(b"connection: close") == 1
+    assert peer.transport.closed
+
+
 def test_an_answer_for_a_client_that_left_is_dropped(peer: Peer) -> None:
     peer.responder.wait = True
     peer.send(GET)

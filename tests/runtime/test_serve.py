@@ -265,6 +265,15 @@ def test_a_listener_that_was_handed_in_outlives_the_server(runtime: Runtime) -> 
                 assert Client(server.address).call("GET", "/v2/health/live")[0] == 200
 
 
+def test_a_server_that_was_never_started_gives_its_address_back(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        server = Server(runtime, uds=tmp_path / "s")
+        server.stop()
+    assert not (tmp_path / "s").exists()
+
+
 def test_it_does_not_listen_beyond_this_machine(runtime: Runtime) -> None:
     with pytest.raises(InputError, match="TLS"):
         Server(runtime, host="0.0.0.0")

@@ -265,13 +265,14 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
         """Answer what cannot be taken as a request, and close.
 
-        What the client still sends is read and dropped for a while: closing on unread data would
-        reset the connection, and the client might never see the answer.
+        Where requests before it are still being answered, those answers are the last. What the
+        client still sends is read and dropped for a while: closing on unread data would reset the
+        connection, and the client might never see the answer.
         """
         self._closing = True
         self._refused(status)
         transport = self._transport
-        if transport is None:
+        if transport is None or self._current is not None:
             return
         self._write(transport, error_reply(status, text, *headers), False, False)
         if transport.can_write_eof():

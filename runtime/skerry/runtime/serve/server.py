@@ -83,13 +83,13 @@ class Server:
         try:
             asyncio.run(self._serve())
         finally:
-            self._socket.close()
-            if self._uds is not None:
-                self._uds.unlink(missing_ok=True)
+            self._close_socket()
 
     def stop(self) -> None:
         """End the requests under way, then stop. No error if it has stopped already."""
-        if self._loop is not None and self._stop is not None:
+        if self._loop is None:
+            self._close_socket()
+        elif self._stop is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
@@ -112,6 +112,11 @@ class Server:
     ) -> None:
         self.stop()
 
+    def _close_socket(self) -> None:
+        self._socket.close()
+        if self._uds is not None:
+            self._uds.unlink(missing_ok=True)
+
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
         stop = self._stop = asyncio.Event()
@@ -126,10 +131,16 @@ class Server:
         def connect() -> Connection:
             return Connection(dispatcher, self._limits, peers, metrics.answered)
 
+        tls = self._tls
+        patience = None if tls is None else self._limits.request_s
         if self._socket.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(connect, sock=self._socket, ssl=self._tls)
+            server = await loop.create_unix_server(
+                connect, sock=self._socket, ssl=tls, ssl_handshake_timeout=patience
+            )
         else:
-            server = await loop.create_server(connect, sock=self._socket, ssl=self._tls)
+            server = await loop.create_server(
+                connect, sock=self._socket, ssl=tls, ssl_handshake_timeout=patience
+            )
         self._answering.set()
         while not stop.is_set():
             with suppress(TimeoutError):
