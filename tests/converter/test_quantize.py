@@ -6,6 +6,7 @@ from torch import nn
 from fakes.networks import pictures, residual
 from skerry.converter.quantize import CALIBRATORS, Scheme, calibrate
 from skerry.converter.quantize.capture import capture
+from skerry.converter.quantize.fold import fold_linear
 from skerry.converter.quantize.observers import ActivationCollector, Decided
 from skerry.converter.quantize.patterns import Role, analyse
 from skerry.converter.quantize.ranges import affine
@@ -173,3 +174,30 @@ def test_nothing_to_quantize_is_an_error():
 def test_an_unknown_calibrator_is_refused():
     with pytest.raises(UnsupportedError, match="calibrator"):
         Scheme(calibrator="guess")  # type: ignore[arg-type]
+
+
+class _Keras(nn.Module):
+    """A batch norm as other frameworks leave it: times and plus a constant; a matrix product."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.gain = nn.Parameter(torch.rand(1, 4, 1, 1) + 0.5)
+        self.shift = nn.Parameter(torch.randn(4))
+        self.matrix = nn.Parameter(torch.randn(4, 3))
+        self.offset = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x) * self.gain + self.shift.reshape(1, 4, 1, 1))
+        return (x.mean((2, 3)) @ self.matrix - self.offset) / 2
+
+
+def test_constants_behind_a_layer_are_folded_into_it():
+    torch.manual_seed(0)
+    module, x = _Keras().eval(), torch.randn(5, 1, 6, 6)
+    graph_module = capture(module, (x,))
+    fold_linear(graph_module)
+    kinds = [n.target._opname for n in graph_module.graph.nodes if n.op == "call_function"]
+    assert kinds == ["conv2d", "relu", "mean", "linear"]
+    with torch.no_grad():
+        assert torch.allclose(graph_module(x), module(x), atol=1e-5)

@@ -8,7 +8,7 @@ from fakes.networks import pictures, residual
 from skerry.converter.quantize import Scheme, calibrate
 from skerry.converter.quantize.capture import capture
 from skerry.converter.quantize.equalize import equalize, find_pairs
-from skerry.converter.quantize.fold import fold_norms
+from skerry.converter.quantize.fold import fold_linear
 from skerry.converter.quantize.observers import Decided
 from skerry.devices.errors import UnsupportedError
 
@@ -65,7 +65,7 @@ def _noise(module, scheme, calibration, held_out):
 def test_equalization_leaves_the_function_alone():
     module = _lopsided()
     graph_module = capture(module, (_rows(4, 0),))
-    fold_norms(graph_module)
+    fold_linear(graph_module)
     assert len(find_pairs(graph_module)) == 2
     equalize(graph_module)
     x = _rows(8, 1)

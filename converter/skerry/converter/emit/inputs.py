@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from skerry.converter.emit.artifact import Signature
 from skerry.converter.quantize.capture import capture
-from skerry.converter.quantize.fold import fold_norms
+from skerry.converter.quantize.fold import fold_linear
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.converter.quantize.weights import round_weights
 from skerry.devices.errors import InputError
@@ -54,7 +54,7 @@ def float_module(
     if model.training:
         raise InputError("the model is in training mode", where="emit", remedy="call .eval() first")
     graph_module = capture(model, example)
-    fold_norms(graph_module)
+    fold_linear(graph_module)
     if precision in ROUNDED:
         round_weights(graph_module, blocks=precision == "int4-weights")
     return graph_module

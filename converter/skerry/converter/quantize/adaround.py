@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from skerry.converter.quantize.fold import constant, set_constant
+from skerry.converter.quantize.constants import constant, set_constant
 from skerry.converter.quantize.twin import Moment
 
 __all__ = ["Rounding", "learn_rounding"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule
 
-from skerry.converter.quantize.fold import constant, set_constant
+from skerry.converter.quantize.constants import constant, set_constant
 from skerry.converter.quantize.twin import Moment
 
 __all__ = ["correct_bias"]

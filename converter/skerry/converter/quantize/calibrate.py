@@ -13,7 +13,7 @@ from skerry.converter.quantize.adaround import learn_rounding
 from skerry.converter.quantize.bias import correct_bias
 from skerry.converter.quantize.capture import capture
 from skerry.converter.quantize.equalize import equalize
-from skerry.converter.quantize.fold import fold_norms
+from skerry.converter.quantize.fold import fold_linear
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.converter.quantize.observers import ActivationCollector, WeightCollector
 from skerry.converter.quantize.quantizer import Observers, SkerryQuantizer
@@ -68,7 +68,7 @@ def prepare(module: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> G
         UnsupportedError: nothing in the model can be quantized.
     """
     graph_module = capture(module, example)
-    fold_norms(graph_module)
+    fold_linear(graph_module)
     if "equalization" in scheme.refinements:
         equalize(graph_module)
     observers = Observers(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from skerry.converter.quantize.constants import add_constant, constant
 from skerry.devices.errors import InputError
 
 __all__ = ["capture", "export", "set_inference"]
@@ -77,6 +78,10 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> GraphModule:
     for node in list(graph_module.graph.nodes):
         if node.op == "call_function":
             _simplify(graph_module.graph, node)
+    for node in list(graph_module.graph.nodes):
+        if node.target is _aten.matmul.default:
+            _as_linear(graph_module, node)
+    graph_module.graph.eliminate_dead_code()
     graph_module.graph.lint()
     graph_module.recompile()
     set_inference(graph_module)
@@ -93,7 +98,7 @@ def _simplify(graph: Graph, node: Node) -> None:
     x = node.args[0] if node.args else None
     if node.target in _FUNCTIONAL:
         node.target = _FUNCTIONAL[node.target]
-    elif node.target in _NOTHING_AT_INFERENCE and isinstance(x, Node):
+    elif isinstance(x, Node) and (node.target in _NOTHING_AT_INFERENCE or _casts_nothing(node, x)):
         node.replace_all_uses_with(x)
         graph.erase_node(node)
     elif node.target is _aten._assert_tensor_metadata.default:
@@ -103,3 +108,24 @@ def _simplify(graph: Graph, node: Node) -> None:
         node.target, node.args = _aten.mean.dim, (x, [-1, -2], True)
     elif node.target is _aten.max_pool2d.default and len(node.args) == 2:
         node.args = (*node.args, node.args[1])  # Core ML wants the stride said
+
+
+def _casts_nothing(node: Node, x: Node) -> bool:
+    """Whether it is a cast to the dtype that the tensor has. Imported graphs are full of them."""
+    if node.target is not _aten.to.dtype:
+        return False
+    before, after = x.meta.get("val"), node.meta.get("val")
+    known = isinstance(before, Tensor) and isinstance(after, Tensor)
+    return known and before.dtype == after.dtype
+
+
+def _as_linear(graph_module: GraphModule, node: Node) -> None:
+    """A product with a constant matrix is a linear layer."""
+    x, matrix = node.args
+    if not isinstance(x, Node) or not isinstance(matrix, Node) or matrix.op != "get_attr":
+        return
+    value = constant(graph_module, matrix)
+    if value.ndim == 2 and x.op != "get_attr":
+        hint = f"{matrix.target}_transposed"
+        weight = add_constant(graph_module, node, hint, value.T.contiguous())
+        node.target, node.args = _aten.linear.default, (x, weight)

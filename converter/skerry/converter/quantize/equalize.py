@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from skerry.converter.quantize.fold import constant, set_constant
+from skerry.converter.quantize.constants import constant, set_constant
 from skerry.converter.quantize.patterns import Layer, layer_of
 
 __all__ = ["Pair", "equalize", "find_pairs"]

@@ -1,83 +1,108 @@
-"""Fold a batch norm into the convolution or linear layer before it. Exact but for rounding."""
+"""Fold what is linear behind a layer into it: batch norms, and constants multiplied or added.
+
+Exact but for rounding. Converters from other frameworks leave a batch norm as a multiplication and
+an addition, which between two layers would keep activations in floating point.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from skerry.converter.quantize.constants import constant, fold_constants, set_bias, set_constant
 from skerry.converter.quantize.patterns import Layer, layer_of
 
-__all__ = ["constant", "fold_norms", "set_bias", "set_constant"]
+__all__ = ["fold_linear"]
 
-_NORM = torch.ops.aten.batch_norm.default
+_aten = torch.ops.aten
+_NORM = _aten.batch_norm.default
 _EPSILON = 7  # position among the arguments of batch_norm
+_Affine = tuple[Tensor, Tensor]  # factor and offset, each [channels]
 
 
-def constant(graph_module: GraphModule, node: Node) -> Tensor:
-    """The parameter or buffer that a `get_attr` node reads."""
-    path, _, name = str(node.target).rpartition(".")
-    value: Tensor = getattr(graph_module.get_submodule(path), name)
-    return value.detach()
-
-
-def set_constant(graph_module: GraphModule, node: Node, value: Tensor) -> None:
-    """Put another parameter where a `get_attr` node reads."""
-    path, _, name = str(node.target).rpartition(".")
-    holder = graph_module.get_submodule(path)
-    if name in holder._buffers:
-        del holder._buffers[name]
-    setattr(holder, name, nn.Parameter(value, requires_grad=False))
-
-
-def set_bias(graph_module: GraphModule, layer: Layer, value: Tensor) -> None:
-    """Give a layer this bias, [output channels], whether or not it had one."""
-    if layer.bias is not None:
-        set_constant(graph_module, layer.bias, value)
-        return
-    name = f"{str(layer.weight.target).replace('.', '_')}_bias"
-    graph_module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-    with graph_module.graph.inserting_before(layer.node):
-        added = graph_module.graph.get_attr(name)
-    layer.node.args = (*layer.node.args[:2], added, *layer.node.args[3:])
-
-
-def fold_norms(graph_module: GraphModule) -> None:
-    """Fold, in place, every batch norm that alone reads a layer whose weight it alone uses."""
+def fold_linear(graph_module: GraphModule) -> None:
+    """Fold, in place, whatever alone reads a layer whose weight that layer alone uses."""
+    fold_constants(graph_module)
     graph = graph_module.graph
-    for norm in list(graph.nodes):
-        if norm.op != "call_function" or norm.target is not _NORM:
+    for node in list(graph.nodes):
+        if node.op != "call_function":
             continue
-        layer = layer_of(norm.args[0])
-        if layer is None or len(layer.node.users) > 1 or len(layer.weight.users) > 1:
-            continue
-        if (
-            layer.node.meta["val"].shape[1]
-            != constant(graph_module, layer.weight).shape[layer.axis]
-        ):
-            continue  # the norm's channels are not the weight's
-        if layer.node.target is torch.ops.aten.linear.default and layer.node.meta["val"].ndim > 2:
-            continue
-        _fold(graph_module, layer, norm)
-        norm.replace_all_uses_with(layer.node)
-        graph.erase_node(norm)
+        for read in node.all_input_nodes:
+            layer = layer_of(read)
+            if layer is None or len(read.users) > 1 or len(layer.weight.users) > 1:
+                continue
+            affine = _affine(graph_module, node, layer)
+            if affine is not None:
+                _fold(graph_module, layer, *affine)
+                node.replace_all_uses_with(read)
+                graph.erase_node(node)
+                break
     graph.eliminate_dead_code()
     graph_module.recompile()
 
 
-def _fold(graph_module: GraphModule, layer: Layer, norm: Node) -> None:
+def _affine(graph_module: GraphModule, node: Node, layer: Layer) -> _Affine | None:
+    """What `node` does to each channel of the layer's output, or None if it does more."""
+    channels = constant(graph_module, layer.weight).shape[layer.axis]
+    shape = layer.node.meta["val"].shape
+    position = len(shape) - 1 if layer.node.target is _aten.linear.default else 1
+    if shape[position] != channels:
+        return None  # a transposed convolution in groups
+    if node.target is _NORM:
+        return _norm(graph_module, node) if position == 1 and node.args[0] is layer.node else None
+    if node.target not in (_aten.mul.Tensor, _aten.add.Tensor, _aten.sub.Tensor, _aten.div.Tensor):
+        return None
+    if node.kwargs or node.meta["val"].shape != shape:
+        return None
+    left, right = node.args
+    other = right if left is layer.node else left
+    value = _by_channel(graph_module, other, channels, position, len(shape))
+    if value is None or (left is right):
+        return None
+    one, none = torch.ones_like(value), torch.zeros_like(value)
+    if node.target is _aten.mul.Tensor:
+        return value, none
+    if node.target is _aten.add.Tensor:
+        return one, value
+    if node.target is _aten.sub.Tensor:
+        return (one, -value) if other is right else (-one, value)
+    return (1 / value, none) if other is right else None
+
+
+def _by_channel(
+    graph_module: GraphModule, other: object, channels: int, position: int, rank: int
+) -> Tensor | None:
+    """A constant as [channels], or None if it is none or varies along another axis."""
+    if isinstance(other, int | float):
+        return torch.full((channels,), float(other))
+    if not isinstance(other, Node) or other.op != "get_attr":
+        return None
+    value = constant(graph_module, other)
+    if not value.is_floating_point() or value.ndim > rank:
+        return None
+    value = value.reshape([1] * (rank - value.ndim) + list(value.shape))
+    if value.numel() == 1:
+        return value.reshape(1).expand(channels).clone()
+    return value.reshape(-1) if value.shape[position] == value.numel() == channels else None
+
+
+def _norm(graph_module: GraphModule, norm: Node) -> _Affine | None:
     gain, shift, mean, variance = (
         constant(graph_module, read) if isinstance(read, Node) else None for read in norm.args[1:5]
     )
     epsilon = norm.args[_EPSILON]
     if mean is None or variance is None or not isinstance(epsilon, float):
-        return
+        return None
     factor = torch.rsqrt(variance + epsilon)
     factor = factor if gain is None else factor * gain
+    return factor, -mean * factor if shift is None else shift - mean * factor
+
+
+def _fold(graph_module: GraphModule, layer: Layer, factor: Tensor, offset: Tensor) -> None:
     weight = constant(graph_module, layer.weight)
     shape = [1] * weight.ndim
     shape[layer.axis] = -1
     set_constant(graph_module, layer.weight, weight * factor.reshape(shape))
-    bias = constant(graph_module, layer.bias) if layer.bias else torch.zeros_like(mean)
-    offset = shift if shift is not None else torch.zeros_like(mean)
-    set_bias(graph_module, layer, (bias - mean) * factor + offset)
+    bias = constant(graph_module, layer.bias) * factor + offset if layer.bias else offset
+    set_bias(graph_module, layer, bias)

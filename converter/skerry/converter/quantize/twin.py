@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from skerry.converter.quantize.fold import constant
+from skerry.converter.quantize.constants import constant
 from skerry.converter.quantize.observers import Decided
 from skerry.converter.quantize.patterns import Layer, layer_of
 

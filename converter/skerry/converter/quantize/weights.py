@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from skerry.converter.quantize.fold import constant, set_constant
+from skerry.converter.quantize.constants import constant, set_constant
 from skerry.converter.quantize.patterns import layer_of
 
 __all__ = ["BLOCK", "on_grid", "round_weights"]
