@@ -30,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     use.add_argument("new", type=Path, metavar="NEW", help="where the result goes")
     show = actions.add_parser("stat", help="say what a patch holds, tensor by tensor")
     show.add_argument("patch", type=Path, metavar="PATCH", help="the patch")
+    show.add_argument(
+        "--old", type=Path, metavar="OLD", help="its base: tells the tensors apart and names them"
+    )
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
@@ -43,10 +46,21 @@ def run(args: argparse.Namespace, output: Output) -> int:
         size = args.new.stat().st_size
         output.result({"new": str(args.new), "size": size}, f"{args.new}: {human_bytes(size)}")
     else:
-        found = stat(args.patch)
-        rows = [(part.name, part.method, part.new_bytes, part.bytes) for part in found.parts]
-        total = ("total", "", found.new_size, found.patch_size)
-        text = table(("part", "method", "new bytes", "patch bytes"), [*rows, total])
+        found = stat(args.patch, old=args.old)
+        rows = [
+            (
+                part.name,
+                part.method,
+                part.new_bytes,
+                part.bytes,
+                part.entropy or "",
+                f"{part.ratio:.3f}" if part.new_bytes else "",
+            )
+            for part in found.parts
+        ]
+        total = ("total", "", found.new_size, found.patch_size, "", f"{found.ratio:.3f}")
+        head = ("part", "method", "new bytes", "patch bytes", "entropy", "ratio")
+        text = table(head, [*rows, total])
         output.result(_document(found), text)
     return 0
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from skerry.devices.digest import digest_file
 from skerry.devices.errors import CancelledError, InputError
 from skerry.devices.files import Disk, RealDisk, replacing
@@ -25,6 +27,7 @@ __all__ = ["create"]
 
 _SEGMENT_BYTES = 4 << 20
 _DICTIONARY_BYTES = 16 << 20
+_SPARSE = 4096
 _WORTH, _WORTH_LARGE = 1.3, 1.05
 
 
@@ -107,11 +110,21 @@ def _plan(
         was = base[pair.base : pair.base + length]
         if was == target[at : at + length]:
             found.append((at, Operation(Kind.COPY, length, pair.base)))
+        elif _sparse(was, target[at : at + length], pair):
+            found.append((at, Operation(Kind.ADD, length, pair.base)))
         else:
             found.extend(_pieces(at, pair))
     taken = sorted({(pair.base, pair.new.length) for pair in pairs})
     rest = align(Gaps(base, taken), Gaps(target, [(p.new.offset, p.new.length) for p in pairs]))
     return sorted([*found, *rest], key=lambda entry: entry[0])
+
+
+def _sparse(was: memoryview, now: memoryview, pair: Match) -> bool:
+    """Whether so little changed that the changes alone are worth telling."""
+    if pair.geometry.old_order != pair.geometry.new_order:
+        return False
+    changed = np.count_nonzero(np.frombuffer(was, np.uint8) != np.frombuffer(now, np.uint8))
+    return int(changed) * _SPARSE < pair.geometry.length
 
 
 def _pieces(at: int, pair: Match) -> Iterator[tuple[int, Operation]]:

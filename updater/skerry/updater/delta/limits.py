@@ -21,6 +21,7 @@ class Limits:
         segments: most segments in a patch.
         operations: most operations in the program of one segment.
         lanes: most lanes of a tensor stream.
+        lane_bytes: most bytes of tensors for each lane, which bounds the steps of a decoder.
         shapes: most tensor geometries in the program of one segment.
     """
 
@@ -32,3 +33,4 @@ class Limits:
     operations: int = 1 << 18
     shapes: int = 4096
     lanes: int = 1 << 14
+    lane_bytes: int = 1 << 18

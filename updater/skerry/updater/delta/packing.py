@@ -19,6 +19,7 @@ __all__ = ["pack_copy", "pack_program", "pack_whole", "quick_size"]
 
 _MOST_LANES_LOG = 12
 _QUICK_LEVEL = 1
+_LANE_BYTES = 1 << 17
 _LANE_SHARE = 1 / 160
 
 
@@ -90,7 +91,8 @@ def _tensor_stream(tensors: Sequence[tuple[Geometry, int, memoryview]], base: me
     for _ in code_tensors(coder, [geometry for geometry, _, _ in tensors], old, given):
         pass
     wanted = max(1.0, coder.cost / 8 * _LANE_SHARE / 4)
-    log = min(_MOST_LANES_LOG, int(np.log2(wanted)))
+    least = sum(geometry.length for geometry, _, _ in tensors) / _LANE_BYTES
+    log = min(_MOST_LANES_LOG, max(int(np.log2(wanted)), int(np.ceil(np.log2(max(1.0, least))))))
     states, words, raw = coder.finish(1 << log)
     return b"".join(
         [

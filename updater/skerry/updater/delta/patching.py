@@ -32,7 +32,7 @@ from skerry.updater.delta.wire import (
     read_header,
 )
 
-__all__ = ["Checkpoint", "apply"]
+__all__ = ["Checkpoint", "apply", "decode"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -82,24 +82,44 @@ def apply(
         InputError: a file cannot be read.
         UnavailableError: the disk is full or not writable.
     """
-    limits, disk = limits or Limits(), disk or RealDisk()
-    with _open(old) as base, _open(patch) as packed:
-        file = PatchFile(packed)
-        header = read_header(file, limits)
-        _check_base(header, base, old)
-        if header.same:
-            file.check_seal(hash_file(base))
-        state = hashlib.sha256()
-        with replacing(new, disk=disk) as result:
-            for chunk, checkpoint in _decode(header, base, file, limits):
-                if cancelled is not None and cancelled():
-                    raise CancelledError("the patch was not applied to its end", where=new)
-                state.update(chunk)
-                disk.write(result, chunk)
-                if reached is not None and checkpoint is not None:
-                    reached(checkpoint)
-            if header.new_size and not header.same:
-                file.check_seal(state.digest())
+    disk = disk or RealDisk()
+    with _open(old) as base, _open(patch) as packed, replacing(new, disk=disk) as result:
+        for chunk, checkpoint in decode(base, packed, limits or Limits()):
+            if cancelled is not None and cancelled():
+                raise CancelledError("the patch was not applied to its end", where=new)
+            disk.write(result, chunk)
+            if reached is not None and checkpoint is not None:
+                reached(checkpoint)
+
+
+def decode(
+    base: BinaryIO, packed: BinaryIO, limits: Limits
+) -> Iterator[tuple[bytes, Checkpoint | None]]:
+    """The result in chunks; each segment's last comes with a checkpoint.
+
+    The base is checked before the first chunk, the whole result after the last: it is good once
+    this ends without an error.
+
+    Args:
+        base: the base, from its beginning.
+        packed: the patch, from its beginning.
+        limits: what the patch may ask for.
+
+    Raises:
+        DigestMismatch: the base is another, or the patch or its result is damaged.
+        BundleError: the patch is malformed or asks for more than `limits`.
+    """
+    file = PatchFile(packed)
+    header = read_header(file, limits)
+    _check_base(header, base)
+    if header.same:
+        file.check_seal(hash_file(base))
+    state = hashlib.sha256()
+    for chunk, checkpoint in _decode(header, base, file, limits):
+        state.update(chunk)
+        yield chunk, checkpoint
+    if header.new_size and not header.same:
+        file.check_seal(state.digest())
 
 
 def _open(path: Path) -> BinaryIO:
@@ -109,15 +129,16 @@ def _open(path: Path) -> BinaryIO:
         raise InputError(f"cannot read: {error.strerror}", where=path) from error
 
 
-def _check_base(header: Header, base: BinaryIO, path: Path) -> None:
+def _check_base(header: Header, base: BinaryIO) -> None:
     if header.old_size is None:
         return
-    size = os.fstat(base.fileno()).st_size
+    size = base.seek(0, os.SEEK_END)
+    base.seek(0)
     differs = not header.same and base_digest(hash_file(base)) != header.base
+    base.seek(0)
     if size != header.old_size or differs:
         raise DigestMismatch(
             "this is not the base that the patch was made from",
-            where=path,
             remedy="fetch the whole file instead",
         )
 
@@ -125,7 +146,6 @@ def _check_base(header: Header, base: BinaryIO, path: Path) -> None:
 def _decode(
     header: Header, base: BinaryIO, packed: PatchFile, limits: Limits
 ) -> Iterator[tuple[bytes, Checkpoint | None]]:
-    """The result in chunks; each segment's last comes with a checkpoint."""
     old_size = header.old_size or 0
 
     def read(offset: int, length: int) -> bytes:

@@ -81,6 +81,11 @@ class Decoder:
             window |= self._raw[(begins >> 3) + byte].astype(np.int64) << (8 * byte)
         return (window >> (begins & 7)) & ((np.int64(1) << widths) - 1)
 
+    def bits(self, contexts: _Contexts, tokens: _Tokens) -> float:
+        """How many bits the last block took."""
+        frequency = np.maximum(self._tables.frequency[contexts, tokens], 1)
+        return float((SCALE_BITS - np.log2(frequency)).sum())
+
     def end(self) -> None:
         """Raise unless everything was used up and each lane is where its encoder began."""
         if self._at != len(self._words) or (self._states != _LOW).any():

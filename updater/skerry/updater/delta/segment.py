@@ -59,16 +59,30 @@ def decode_segment(
 
 
 def read_streams(
-    reader: Reader, new_length: int, read: ReadBase, old_size: int, limits: Limits
+    reader: Reader,
+    new_length: int,
+    read: ReadBase,
+    old_size: int,
+    limits: Limits,
+    marks: list[int] | None = None,
 ) -> Streams:
-    """The parts of a PROGRAM segment whose method byte was read."""
+    """The parts of a PROGRAM segment whose method byte was read.
+
+    Args:
+        reader, new_length, read, old_size, limits: as of `decode_segment`.
+        marks: takes the places in the payload where program, literals and differences end.
+    """
+    marks = [] if marks is None else marks
     base = _dictionary(reader, read, old_size, limits)
     program = _stream(reader, 20 * limits.operations)
+    marks.append(reader.at)
     operations = decode_program(program, new_length, old_size, limits)
     sums = [sum(op.length for op in operations if op.kind == kind) for kind in Kind]
     literal = unpack(reader.take(reader.varint(limits.payload_bytes)), sums[Kind.LITERAL], base)
+    marks.append(reader.at)
     difference = unpack(reader.take(reader.varint(limits.payload_bytes)), sums[Kind.ADD])
-    coder = _coder(reader, limits) if sums[Kind.TENSOR] else None
+    marks.append(reader.at)
+    coder = _coder(reader, sums[Kind.TENSOR], limits) if sums[Kind.TENSOR] else None
     reader.end()
     return Streams(operations, literal, difference, coder)
 
@@ -83,10 +97,12 @@ def _dictionary(reader: Reader, read: ReadBase, old_size: int, limits: Limits) -
     return read(offset, length)
 
 
-def _coder(reader: Reader, limits: Limits) -> Decoder:
+def _coder(reader: Reader, size: int, limits: Limits) -> Decoder:
     lanes = 1 << reader.byte()
     if lanes > limits.lanes:
         raise BundleError(f"{lanes} lanes, at most {limits.lanes} are allowed")
+    if size > lanes * limits.lane_bytes:
+        raise BundleError(f"{lanes} lanes are too few for {size} bytes of tensors")
     states = np.frombuffer(reader.take(4 * lanes), "<u4")
     words = np.frombuffer(reader.take(2 * reader.varint(limits.payload_bytes // 2)), "<u2")
     return Decoder(states, words, bytes(reader.take(reader.left)))

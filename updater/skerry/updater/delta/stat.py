@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from skerry.devices.errors import InputError
+from skerry.updater.delta.formats import find_tensors
+from skerry.updater.delta.geometry import Geometry
 from skerry.updater.delta.limits import Limits
-from skerry.updater.delta.segment import Method
-from skerry.updater.delta.wire import SEAL_BYTES, PatchFile, read_header
+from skerry.updater.delta.program import Kind
+from skerry.updater.delta.rans import Decoder
+from skerry.updater.delta.segment import Method, ReadBase, Streams, read_streams
+from skerry.updater.delta.tensors import code_tensors
+from skerry.updater.delta.wire import SEAL_BYTES, PatchFile, Reader, read_header
 
 __all__ = ["DeltaStat", "Part", "stat"]
 
@@ -22,12 +32,19 @@ class Part(msgspec.Struct, frozen=True):
         method: how.
         new_bytes: bytes of the result that it makes.
         bytes: bytes of the patch that it takes.
+        entropy: order-0 entropy of its residuals in bytes; 0 where there are none.
     """
 
     name: str
     method: str
     new_bytes: int
     bytes: int
+    entropy: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Patch bytes per byte of the result."""
+        return self.bytes / self.new_bytes if self.new_bytes else 0.0
 
 
 class DeltaStat(msgspec.Struct, frozen=True):
@@ -50,8 +67,14 @@ class DeltaStat(msgspec.Struct, frozen=True):
         return self.patch_size / self.new_size if self.new_size else 0.0
 
 
-def stat(patch: Path, *, limits: Limits | None = None) -> DeltaStat:
-    """What `patch` holds, without a base.
+def stat(patch: Path, *, old: Path | None = None, limits: Limits | None = None) -> DeltaStat:
+    """What `patch` holds.
+
+    Args:
+        patch: what `create` wrote.
+        old: its base. With it every tensor is told apart and named; without it a segment's tensors
+            are one part, for their bits can only be told apart by decoding them.
+        limits: what the patch may ask for.
 
     Raises:
         BundleError: it is malformed.
@@ -59,6 +82,7 @@ def stat(patch: Path, *, limits: Limits | None = None) -> DeltaStat:
     """
     limits = limits or Limits()
     try:
+        base = _base(old)
         with patch.open("rb") as opened:
             file = PatchFile(opened)
             header = read_header(file, limits)
@@ -67,10 +91,10 @@ def stat(patch: Path, *, limits: Limits | None = None) -> DeltaStat:
             while made < header.new_size:
                 begin = file.offset
                 length = file.varint(header.new_size - made, "segment")
-                size = file.varint(limits.payload_bytes, "segment")
-                method = file.take(size, "segment")[:1]
-                name = Method(method[0]).name.lower() if method and method[0] < 3 else "?"
-                parts.append(Part(f"segment {len(parts)}", name, length, file.offset - begin))
+                payload = file.take(file.varint(limits.payload_bytes, "segment"), "segment")
+                framing = file.offset - begin - len(payload)
+                size = len(base) if base is not None else header.old_size or 0
+                parts += _segment(payload, length, framing, base, size, limits)
                 made += max(length, 1)
             if header.new_size:
                 file.take(SEAL_BYTES, "seal")
@@ -79,3 +103,117 @@ def stat(patch: Path, *, limits: Limits | None = None) -> DeltaStat:
             return DeltaStat(file.offset, header.new_size, header.old_size, tuple(parts))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=patch) from error
+
+
+def _base(old: Path | None) -> memoryview | None:
+    if old is None:
+        return None
+    with old.open("rb") as file:
+        if not old.stat().st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _segment(
+    payload: bytes,
+    length: int,
+    framing: int,
+    base: memoryview | None,
+    old_size: int,
+    limits: Limits,
+) -> list[Part]:
+    """The parts of one segment; the first also pays for its frame."""
+    reader = Reader(payload, "segment")
+    method = reader.byte()
+    if method != Method.PROGRAM:
+        name = {Method.COPY: "copied", Method.PACKED: "zstd"}.get(Method(method), "?")
+        return [Part("bytes", name, length, framing + len(payload))]
+
+    def read(offset: int, count: int) -> bytes:
+        return bytes(base[offset : offset + count]) if base is not None else bytes(count)
+
+    marks: list[int] = []
+    streams = read_streams(reader, length, read, old_size, limits, marks)
+    made = Counter[Kind]()
+    for operation in streams.operations:
+        made[operation.kind] += operation.length
+    ends = [*marks, len(payload)]
+    parts = [
+        Part("program", "operations", made[Kind.COPY], framing + ends[0]),
+        Part("literals", "packed", made[Kind.LITERAL], ends[1] - ends[0]),
+        Part("other bytes", "differences", made[Kind.ADD], ends[2] - ends[1]),
+    ]
+    if streams.coder is None:
+        return parts
+    if base is None:
+        count = sum(op.kind == Kind.TENSOR for op in streams.operations)
+        return [*parts, Part(f"{count} tensors", "coded", made[Kind.TENSOR], ends[3] - ends[2])]
+    return [*parts, *_tensors(streams, streams.coder, read, base, ends[3] - ends[2])]
+
+
+class _Meter:
+    """A decoder, and how many bits its blocks took."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self.bits = decoder, 0.0
+
+    def tokens(
+        self, contexts: NDArray[np.int64], _: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        found = self._decoder.tokens(contexts)
+        self.bits += self._decoder.bits(contexts, found)
+        return found
+
+    def raw(
+        self, widths: NDArray[np.int64], _: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        self.bits += float(widths.sum())
+        return self._decoder.raw(widths)
+
+
+def _tensors(
+    streams: Streams, coder: Decoder, read: ReadBase, base: memoryview, size: int
+) -> Iterator[Part]:
+    """One part for each tensor, whose shares of the stream's `size` bytes add up to it."""
+    names = {tensor.offset: tensor.name for tensor in find_tensors(base)}
+    found = [(op.base, op.geometry) for op in streams.operations if op.geometry is not None]
+    meter = _Meter(coder)
+
+    def old(i: int) -> bytes:
+        return read(found[i][0], found[i][1].length)
+
+    bits, entropies = [], []
+    pieces = code_tensors(meter, [geometry for _, geometry in found], old)
+    before = 0.0
+    for i, piece in enumerate(pieces):
+        bits.append(meter.bits - before)
+        before = meter.bits
+        entropies.append(_entropy(found[i][1], old(i), piece))
+    shares = _apportioned(bits, size)
+    for (offset, geometry), share, entropy in zip(found, shares, entropies, strict=True):
+        name = names.get(offset, f"at {offset}")
+        method = f"subtract {geometry.element.name.lower()}"
+        yield Part(name, method, geometry.length, share, round(entropy, 1))
+
+
+def _entropy(geometry: Geometry, old: bytes, new: bytes) -> float:
+    """Order-0 entropy of a tensor's residuals in bytes: of byte planes where they are wider."""
+    element = geometry.element
+    was = element.ordered(geometry.canonical(old))
+    now = element.ordered(geometry.canonical(new, new=True))
+    values = element.differences(now, was).ravel()
+    folded = np.where(values < 0, -2 * values - 1, 2 * values)
+    total = 0.0
+    for plane in range(element.bytes):
+        counts = np.bincount(folded >> 8 * plane & 255)
+        counts = counts[counts > 0]
+        total -= float((counts * np.log2(counts / counts.sum())).sum())
+    return total / 8
+
+
+def _apportioned(weights: Sequence[float], total: int) -> list[int]:
+    """`total` in whole parts in proportion to the weights."""
+    sums = np.cumsum(weights)
+    edges = np.rint(sums * (total / sums[-1])).astype(int) if sums[-1] else np.zeros(len(sums), int)
+    edges[-1] = total
+    return [int(share) for share in np.diff(edges, prepend=0)]

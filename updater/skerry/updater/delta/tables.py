@@ -39,6 +39,7 @@ _UNIT = 16
 _PRIOR_OF_LEVEL = 64
 _PRIOR_OF_CONTEXT = 80
 _SIDE_LEVEL = 3
+_FEW = 1 << 14
 
 
 @cache
@@ -93,10 +94,14 @@ class Tables:
 
     def observe(self, contexts: NDArray[np.integer], tokens: NDArray[np.uint8]) -> None:
         """Learn that these tokens were coded in these contexts."""
-        both = np.bincount(contexts * TOKENS + tokens, minlength=CONTEXTS * TOKENS)
-        both = both.reshape(CONTEXTS, TOKENS)
-        self._counts += both
-        self._seen += both.sum(1)
+        both = contexts * TOKENS + tokens
+        if len(both) < _FEW:
+            np.add.at(self._counts.reshape(-1), both, 1)
+            np.add.at(self._seen, contexts, 1)
+            return
+        sums = np.bincount(both, minlength=CONTEXTS * TOKENS).reshape(CONTEXTS, TOKENS)
+        self._counts += sums
+        self._seen += sums.sum(1)
 
     def _make(self, due: NDArray[np.int64]) -> None:
         levels, of = np.unique(due // BINS, return_inverse=True)

@@ -93,19 +93,19 @@ class Reader:
     """A cursor over bytes already in memory; every read is bounded by them."""
 
     def __init__(self, data: bytes | memoryview, what: str) -> None:
-        self._data, self._at, self._what = memoryview(data), 0, what
+        self._data, self.at, self._what = memoryview(data), 0, what
 
     @property
     def left(self) -> int:
         """Bytes not yet read."""
-        return len(self._data) - self._at
+        return len(self._data) - self.at
 
     def take(self, count: int) -> memoryview:
         """The next `count` bytes."""
         if count > self.left:
             raise BundleError(f"the {self._what} ends too early", remedy="fetch the patch again")
-        self._at += count
-        return self._data[self._at - count : self._at]
+        self.at += count
+        return self._data[self.at - count : self.at]
 
     def byte(self) -> int:
         """The next byte."""
