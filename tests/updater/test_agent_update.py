@@ -14,9 +14,11 @@ from skerry.devices.errors import (
     TrustError,
     UnavailableError,
 )
+from skerry.devices.ids import ModelName, ReleaseId
 from skerry.updater.agent.download import DownloadLimits, OutsideHoursError
 from skerry.updater.agent.schedule import Hours
 from skerry.updater.fetch import BusyError, RefusedError
+from skerry.updater.repository import Release
 from skerry.updater.store import slots as rules
 from skerry.updater.store.starts import Starts
 from skerry.updater.store.store import StoreLimits
@@ -175,6 +177,35 @@ def test_expired_metadata_is_refused_and_changes_nothing(fleet: Fleet, rig: Rig)
         rig.poll()
     assert rig.reporter.events[-1][:2] == ("refused", "")
     assert rig.serving == "1"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json", b'{"schemaVersion": 2}' + b" " * 99])
+def test_a_signed_manifest_that_is_none_is_final(fleet: Fleet, rig: Rig, content: bytes) -> None:
+    _installed(fleet, rig, 1)
+    manifest = fleet.put(content)
+    release = Release(ReleaseId(ModelName("linear"), 2), "2", manifest)
+    fleet.stage.sign(release)
+    fleet.stage.publish()
+    fleet.assign(release)
+    assert rig.poll() == "failed"
+    assert (rig.serving, rig.slots) == ("1", ("linear/1", "", ""))
+    assert rig.poll() == "idle"
+    assert not rig.store.blobs.has(manifest.digest)
+
+
+def test_a_bundle_that_nothing_here_runs_is_final(fleet: Fleet, rig: Rig) -> None:
+    fleet.assign(fleet.publish(1, formats=("tflite",)))
+    assert rig.poll() == "failed"
+    assert "no engine here runs" in rig.reporter.events[-1][2]
+
+
+def test_a_blob_beyond_the_limit_is_not_begun(fleet: Fleet, rig: Rig) -> None:
+    fleet.assign(fleet.publish(1, golden_rows=200))
+    rig = Rig(fleet, rig.home, download=DownloadLimits(blob_bytes=3_000))
+    with pytest.raises(TrustError, match="at most 3000"):
+        rig.poll()
+    golden = fleet.url(fleet.bundles[1].card.golden.descriptor().digest)
+    assert golden not in [url for url, _ in fleet.fetcher.requests]
 
 
 def test_a_missing_blob_is_final(fleet: Fleet, rig: Rig) -> None:
