@@ -44,9 +44,9 @@ def eventually(what: str, seen: Callable[[], Any]) -> Any:
 class FleetProcess:
     """`skerry fleet serve` on a home of its own, with an operator's repository beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *init: str) -> None:
         self.folder, self.home, self.repo = folder, folder / "server", folder / "repo"
-        assert main(["fleet", "init", "--home", str(self.home)]) == 0
+        assert main(["fleet", "init", "--home", str(self.home), *init]) == 0
         online = str(self.home / "keys" / "online.json")
         assert main(["keys", "init", "--repo", str(self.repo), "--online", online]) == 0
         self.process: subprocess.Popen[bytes] | None = None

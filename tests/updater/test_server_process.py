@@ -10,6 +10,7 @@ import pytest
 import urllib3
 
 from fakes.fleet_process import FleetProcess, PlainDevice, eventually
+from fakes.postgres import postgres
 from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.identity import Identity
@@ -28,7 +29,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetProcess]:
 
 @pytest.fixture
 def devices(fleet: FleetProcess, request: pytest.FixtureRequest) -> Iterator[list[PlainDevice]]:
-    """Three devices of this test's own; those of earlier tests are revoked."""
+    """Three devices of this test's own; what earlier tests left is ended."""
+    for rollout in fleet.client.get("/v1/rollouts")["rollouts"]:
+        if rollout["state"] in ("running", "paused", "done"):
+            fleet.client.rollout(rollout["id"], "abort")
     for known in fleet.client.get("/v1/devices")["devices"]:
         fleet.client.post(f"/v1/devices/{known['device']}/revoke")
     stem = request.node.name.replace("_", "-").replace("test-", "")[:40].strip("-")
@@ -109,6 +113,7 @@ def test_a_failing_gate_pauses_and_resuming_forgives(
     assert sorted(d["state"] for d in done["devices"]) == ["failed", "succeeded", "succeeded"]
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_in_the_middle_and_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -129,6 +134,22 @@ def test_the_server_is_killed_in_the_middle_and_goes_on(
     for device in (held, other):
         device.stop()
     assert fleet.stop(signal.SIGINT) == 0, fleet.log()
+
+
+@pytest.mark.slow
+@pytest.mark.service("postgres")
+def test_a_fleet_lives_in_postgresql(tmp_path: Path) -> None:
+    with postgres() as database:
+        fleet = FleetProcess(tmp_path, "--database", database).start()
+        fleet.publish(1)
+        device = fleet.device("gate").start()
+        done = fleet.ended(fleet.roll_out("linear/1"), "done")
+        assert [d["state"] for d in done["devices"]] == ["succeeded"]
+        device.window(requests=7)
+        eventually("the window", lambda: fleet.client.get("/v1/devices")["devices"][0]["requests"])
+        assert not (fleet.home / "fleet.db").exists()
+        device.stop()
+        assert fleet.stop() == 0, fleet.log()
 
 
 def test_a_claim_lets_in_one_device_once(fleet: FleetProcess, tmp_path: Path) -> None:
