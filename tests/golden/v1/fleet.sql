@@ -1,0 +1,188 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0001');
+CREATE TABLE assignments (
+	rollout INTEGER NOT NULL, 
+	device VARCHAR(63) NOT NULL, 
+	stage INTEGER NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	offered_at FLOAT NOT NULL, 
+	since FLOAT NOT NULL, 
+	reason TEXT NOT NULL, 
+	recalled BOOLEAN NOT NULL, 
+	delta_bytes BIGINT NOT NULL, 
+	full_bytes BIGINT NOT NULL, 
+	PRIMARY KEY (rollout, device), 
+	FOREIGN KEY(rollout) REFERENCES rollouts (number)
+);
+INSERT INTO "assignments" VALUES(1,'dev-1',0,'succeeded',1800000000.0,1800000000.0,'',0,0,0);
+CREATE TABLE audit (
+	tenant VARCHAR(63) NOT NULL, 
+	seq BIGINT NOT NULL, 
+	at FLOAT NOT NULL, 
+	actor VARCHAR(128) NOT NULL, 
+	action VARCHAR(64) NOT NULL, 
+	subject TEXT NOT NULL, 
+	details TEXT NOT NULL, 
+	previous VARCHAR(64) NOT NULL, 
+	digest VARCHAR(64) NOT NULL, 
+	PRIMARY KEY (tenant, seq)
+);
+INSERT INTO "audit" VALUES('main',1,1800000000.0,'ops','rollout.start','r1','','0000000000000000000000000000000000000000000000000000000000000000','f4456fc8dffa0b40ad59d1b73796549f0f4919f3c66751a9c6f63b1ab7c7fc10');
+INSERT INTO "audit" VALUES('main',2,1800000001.25,'server','rollout.finish','r1','','f4456fc8dffa0b40ad59d1b73796549f0f4919f3c66751a9c6f63b1ab7c7fc10','540265a8b5ee0a89879fc740cd72afbfc163d10d4314cea896a8fe6b5df60a0e');
+CREATE TABLE claims (
+	tenant VARCHAR(63) NOT NULL, 
+	token_hash VARCHAR(64) NOT NULL, 
+	created_at FLOAT NOT NULL, 
+	expires_at FLOAT NOT NULL, 
+	device VARCHAR(63) NOT NULL, 
+	used_at FLOAT NOT NULL, 
+	used_by VARCHAR(63) NOT NULL, 
+	key_digest VARCHAR(71) NOT NULL, 
+	PRIMARY KEY (tenant, token_hash)
+);
+INSERT INTO "claims" VALUES('main','dev-1',1800000000.0,1800000060.0,'',1800000000.0,'dev-1','sha256:0388fb626ca89a127847443989334b8c29e17567bc03a7a2ed13effca701a4a1');
+CREATE TABLE deltas (
+	tenant VARCHAR(63) NOT NULL, 
+	base VARCHAR(71) NOT NULL, 
+	new VARCHAR(71) NOT NULL, 
+	patch VARCHAR(71) NOT NULL, 
+	artifact VARCHAR(128) NOT NULL, 
+	patch_bytes BIGINT NOT NULL, 
+	full_bytes BIGINT NOT NULL, 
+	PRIMARY KEY (tenant, base, new)
+);
+INSERT INTO "deltas" VALUES('main','sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa','sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc','onnx-int8',10,100);
+CREATE TABLE devices (
+	tenant VARCHAR(63) NOT NULL, 
+	id VARCHAR(63) NOT NULL, 
+	key_digest VARCHAR(71) NOT NULL, 
+	certificate TEXT NOT NULL, 
+	not_after FLOAT NOT NULL, 
+	enrolled_at FLOAT NOT NULL, 
+	profile TEXT NOT NULL, 
+	revoked_at FLOAT NOT NULL, 
+	online BOOLEAN NOT NULL, 
+	boot VARCHAR(32) NOT NULL, 
+	last_seen FLOAT NOT NULL, 
+	active VARCHAR(128) NOT NULL, 
+	active_manifest VARCHAR(71) NOT NULL, 
+	artifact VARCHAR(128) NOT NULL, 
+	busy BOOLEAN NOT NULL, 
+	dropped BIGINT NOT NULL, 
+	twin_boot VARCHAR(32) NOT NULL, 
+	twin_seq BIGINT NOT NULL, 
+	PRIMARY KEY (tenant, id)
+);
+INSERT INTO "devices" VALUES('main','dev-1','sha256:0388fb626ca89a127847443989334b8c29e17567bc03a7a2ed13effca701a4a1','PEM',1800001000.0,1800000000.0,'{}',0.0,0,'',1800000001.0,'digits/1','sha256:05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f','onnx-int8',0,0,'0123456789abcdef',3);
+CREATE TABLE events (
+	number INTEGER NOT NULL, 
+	tenant VARCHAR(63) NOT NULL, 
+	device VARCHAR(63) NOT NULL, 
+	boot VARCHAR(32) NOT NULL, 
+	seq BIGINT NOT NULL, 
+	kind VARCHAR(32) NOT NULL, 
+	at FLOAT NOT NULL, 
+	received FLOAT NOT NULL, 
+	release VARCHAR(128) NOT NULL, 
+	rollout VARCHAR(128) NOT NULL, 
+	reason TEXT NOT NULL, 
+	delta_bytes BIGINT NOT NULL, 
+	full_bytes BIGINT NOT NULL, 
+	applied BOOLEAN NOT NULL, 
+	PRIMARY KEY (number), 
+	CONSTRAINT events_once UNIQUE (tenant, device, boot, seq)
+);
+INSERT INTO "events" VALUES(1,'main','dev-1','0123456789abcdef',2,'committed',1800000000.0,1800000001.0,'digits/1','','',0,0,0);
+CREATE TABLE operators (
+	tenant VARCHAR(63) NOT NULL, 
+	token_hash VARCHAR(64) NOT NULL, 
+	name VARCHAR(63) NOT NULL, 
+	created_at FLOAT NOT NULL, 
+	role VARCHAR(16) NOT NULL, 
+	revoked_at FLOAT NOT NULL, 
+	PRIMARY KEY (tenant, token_hash)
+);
+INSERT INTO "operators" VALUES('main','hash','ops',1800000000.0,'admin',0.0);
+CREATE TABLE releases (
+	tenant VARCHAR(63) NOT NULL, 
+	release VARCHAR(128) NOT NULL, 
+	version VARCHAR(128) NOT NULL, 
+	manifest VARCHAR(71) NOT NULL, 
+	size BIGINT NOT NULL, 
+	published_at FLOAT NOT NULL, 
+	PRIMARY KEY (tenant, release)
+);
+INSERT INTO "releases" VALUES('main','digits/1','1.0','sha256:05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f',500,1800000000.0);
+CREATE TABLE rollouts (
+	number INTEGER NOT NULL, 
+	tenant VARCHAR(63) NOT NULL, 
+	release VARCHAR(128) NOT NULL, 
+	policy TEXT NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	stage INTEGER NOT NULL, 
+	targets TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	forgiven TEXT NOT NULL, 
+	reverted_by VARCHAR(32) NOT NULL, 
+	created_at FLOAT NOT NULL, 
+	started_at FLOAT NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "rollouts" VALUES(1,'main','digits/1','{"stages":[{"name":"a","devices":["dev-1"],"count":null,"percent":null,"soak_s":null},{"name":"b","devices":[],"count":null,"percent":50,"soak_s":null}],"success_percent":100,"min_successes":1,"max_failures":0,"soak_s":0,"device_timeout_s":3600,"max_in_flight":null,"fallback":"","on_failure":"abort","gates":{"error_rate":null,"p99_ms":null,"drift":false,"min_requests":0}}','draft',0,'[]','','[]','',1800000000.0,0.0);
+CREATE TABLE totals (
+	tenant VARCHAR(63) NOT NULL, 
+	device VARCHAR(63) NOT NULL, 
+	manifest VARCHAR(71) NOT NULL, 
+	artifact VARCHAR(128) NOT NULL, 
+	windows BIGINT NOT NULL, 
+	requests BIGINT NOT NULL, 
+	rows BIGINT NOT NULL, 
+	errors BIGINT NOT NULL, 
+	latency BLOB NOT NULL, 
+	last_end FLOAT NOT NULL, 
+	rss_bytes BIGINT NOT NULL, 
+	drift VARCHAR(16) NOT NULL, 
+	PRIMARY KEY (tenant, device, manifest)
+);
+INSERT INTO "totals" VALUES('main','dev-1','sha256:05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f','onnx-int8',1,10,10,1,X'86A57363616C6504A5636F756E7409A5746F74616CCB3F926E978D4FDF3CA36C6F77CB3F60624DD2F1A9FCA468696768CB3F60624DD2F1A9FCA76275636B65747381D1FF7009',1800000005.0,1048576,'');
+CREATE TABLE twins (
+	number INTEGER NOT NULL, 
+	tenant VARCHAR(63) NOT NULL, 
+	device VARCHAR(63) NOT NULL, 
+	boot VARCHAR(32) NOT NULL, 
+	seq BIGINT NOT NULL, 
+	at FLOAT NOT NULL, 
+	received FLOAT NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (number), 
+	CONSTRAINT twins_once UNIQUE (tenant, device, boot, seq)
+);
+INSERT INTO "twins" VALUES(1,'main','dev-1','0123456789abcdef',3,1800000000.0,1800000001.0,X'86A26174CB41DAD27480000000A661637469766583A772656C65617365A86469676974732F31A86D616E6966657374D9477368613235363A30356233616266323537396135656236363430336364373862653535376664383630363333613166653231303363373634323033306465666533326336353766A86172746966616374A96F6E6E782D696E7438A870726576696F7573C0A963616E646964617465C0A770726F66696C6580A776657273696F6E00');
+CREATE TABLE windows (
+	number INTEGER NOT NULL, 
+	tenant VARCHAR(63) NOT NULL, 
+	device VARCHAR(63) NOT NULL, 
+	boot VARCHAR(32) NOT NULL, 
+	seq BIGINT NOT NULL, 
+	start FLOAT NOT NULL, 
+	"end" FLOAT NOT NULL, 
+	received FLOAT NOT NULL, 
+	clock VARCHAR(16) NOT NULL, 
+	manifest VARCHAR(71) NOT NULL, 
+	artifact VARCHAR(128) NOT NULL, 
+	requests BIGINT NOT NULL, 
+	rows BIGINT NOT NULL, 
+	errors BIGINT NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (number), 
+	CONSTRAINT windows_once UNIQUE (tenant, device, boot, seq)
+);
+INSERT INTO "windows" VALUES(1,'main','dev-1','0123456789abcdef',1,1800000000.0,1800000005.0,1800000001.0,'unknown','sha256:05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f','onnx-int8',10,10,1,X'8DA57374617274CB41DAD27480000000A3656E64CB41DAD27481400000A86D616E6966657374D9477368613235363A30356233616266323537396135656236363430336364373862653535376664383630363333613166653231303363373634323033306465666533326336353766A86172746966616374A96F6E6E782D696E7438A5636C6F636BA7756E6B6E6F776EA872657175657374730AA4726F77730AA66572726F727381A6656E67696E6501A76C6174656E637986A57363616C6504A5636F756E7409A5746F74616CCB3F926E978D4FDF3CA36C6F77CB3F60624DD2F1A9FCA468696768CB3F60624DD2F1A9FCA76275636B65747381D1FF7009A7636C617373657380A8736B657463686573C400A97273735F6279746573CE00100000AB6370755F7365636F6E6473CB0000000000000000');
+CREATE INDEX events_unapplied ON events (tenant, applied, number);
+CREATE INDEX ix_rollouts_tenant ON rollouts (tenant);
+CREATE INDEX windows_by_device ON windows (tenant, device, manifest, number);
+COMMIT;
