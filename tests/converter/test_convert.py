@@ -161,3 +161,29 @@ def test_a_second_run_that_changes_a_gate_does_no_work_again(project: Path) -> N
     trained = {name for name in kept if name.endswith("records.json")}
     assert trained and not trained & set(files(out / "cache"))
     assert result(out)["artifacts"][0]["sha256"] == first["artifacts"][0]["sha256"]
+
+
+@pytest.mark.slow
+def test_resizing_and_softmax_are_in_every_artifact(project: Path) -> None:
+    recipe = project / "recipe.toml"
+    text = recipe.read_text().replace('["onnx"]', '["onnx", "tflite", "coreml"]')
+    text = text.replace('layout = "nhwc"', 'layout = "nhwc"\nresize_from = [16, 12]')
+    text = text.replace("[output.scores]", "[output.scores]\nsoftmax = true")
+    recipe.write_text(text.replace("data.py:", "large.py:"))
+    (project / "large.py").write_text(
+        "import numpy as np, data\n"
+        "def _large(rows):\n"
+        "    image = rows['image'].repeat(2, 1).repeat(2, 2)[:, :, 2:14]\n"
+        "    return {**rows, 'image': np.ascontiguousarray(image)}\n"
+        "def train(): return _large(data.train())\n"
+        "def held_out(): return _large(data.held_out())\n"
+    )
+    assert convert(project, project / "out", "--set", "gate.snr_db=20") == ExitCode.OK
+    for one in result(project / "out")["artifacts"]:
+        assert one["reference_agreement"] >= 0.97
+    card = Bundle.open(project / "out" / "bundle").card
+    assert card.inputs[0].shape == (-1, 16, 12, 1)
+    runtime = Runtime.open(project / "out" / "bundle", RuntimeOptions(warm_up_runs=1))
+    scores = runtime.predict({"image": np.full((2, 16, 12, 1), 90, np.uint8)})["scores"]
+    runtime.close()
+    np.testing.assert_allclose(scores.sum(-1), 1.0, atol=0.02)

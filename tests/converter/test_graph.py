@@ -37,6 +37,19 @@ def test_images_are_prepared_as_said(layout: Any, channels: Any) -> None:
     assert found.dtype == torch.float32
 
 
+@pytest.mark.parametrize("channels", ["first", "last"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_pictures_are_scaled_in_the_graph(layout: Any, channels: Any) -> None:
+    shape = (1, 4, 6) if channels == "first" else (4, 6, 1)
+    spec = Input(shape, channels, layout, "uint8", resize_from=(8, 12), scale=1.0)
+    assert spec.picture == (1, 8, 12)
+    steps = np.arange(6, dtype=np.uint8).repeat(2)[None].repeat(8, 0)
+    rows = steps.reshape(1, *spec.caller_shape)
+    found = Deployable(nn.Identity(), {"image": spec}, {})(torch.from_numpy(rows))
+    assert found.shape == (1, *shape)
+    np.testing.assert_allclose(found.numpy().reshape(4, 6), np.arange(6)[None].repeat(4, 0))
+
+
 def test_an_input_of_which_nothing_is_said_passes_through() -> None:
     rows = _RNG.normal(size=(2, 7)).astype(np.float32)
     found = Deployable(nn.Identity(), {"x": Input((7,))}, {})(torch.from_numpy(rows))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from skerry.converter.recipe import Input, OutputTensor
 from skerry.runtime.bundle.card import TensorSpec
@@ -16,7 +17,7 @@ __all__ = ["Deployable", "Preprocess", "as_tensors", "as_tuple", "example_inputs
 
 
 class Preprocess(nn.Module):
-    """One input: cast, channels moved, `(x · scale - mean) / std` as one multiplication and sum."""
+    """One input: cast, resized, channels moved, `(x · scale - mean) / std` as one multiply-add."""
 
     gain: Tensor
     offset: Tensor
@@ -30,12 +31,12 @@ class Preprocess(nn.Module):
         self._identity = bool((gain == 1).all() and (offset == 0).all())
         # Indices stay integers: an embedding looks them up.
         self._cast = spec.dtype == "uint8" or (spec.dtype != "float32" and not self._identity)
-        self._move = None
-        if spec.caller_shape != spec.shape or spec.channels_last != (spec.channels == "last"):
-            self._move = (-1, 1) if spec.channels_last else (1, -1)
-        wide = (
-            (1, -1, *[1] * (axes - 1)) if spec.channels == "first" else (1, *[1] * (axes - 1), -1)
-        )
+        first = spec.channels == "first"
+        # Scaling wants the channels first; what does not scale moves them once, if at all.
+        self._size = None if spec.resize_from is None else tuple(spec.picture_size)
+        self._to_first = spec.channels_last and (first or self._size is not None)
+        self._to_last = not first and (self._to_first or not spec.channels_last)
+        wide = (1, -1, *[1] * (axes - 1)) if first else (1, *[1] * (axes - 1), -1)
         self.register_buffer("gain", _constant(gain, wide), persistent=False)
         self.register_buffer("offset", _constant(offset, wide), persistent=False)
 
@@ -43,8 +44,12 @@ class Preprocess(nn.Module):
         """[N, …] as callers pass it → [N, …] as the model takes it."""
         if self._cast:
             x = x.to(torch.float32)
-        if self._move:
-            x = x.movedim(*self._move)
+        if self._to_first:
+            x = x.movedim(-1, 1)
+        if self._size is not None:
+            x = functional.interpolate(x, self._size, mode="bilinear", align_corners=False)
+        if self._to_last:
+            x = x.movedim(1, -1)
         return x if self._identity else x * self.gain + self.offset
 
 

@@ -68,6 +68,8 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
         channels: where they are in `shape`; `last` for models that come from TensorFlow.
         layout: where callers pass them; `same` passes the shape as it is.
         dtype: what callers pass.
+        resize_from: [height, width] of what callers pass, where the graph is to scale pictures
+            (bilinear) to the size in `shape`.
         scale: what values are multiplied by first; by default 1/255 for uint8 of three axes,
             otherwise 1.
         mean, std: then subtracted and divided by; one number per channel, or one for all.
@@ -77,6 +79,7 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
     channels: Literal["first", "last"] = "first"
     layout: Literal["same", "nchw", "nhwc"] = "same"
     dtype: Literal["float32", "uint8", "int8", "int32", "int64"] = "float32"
+    resize_from: tuple[_Positive, _Positive] | None = None
     scale: Annotated[float, Meta(gt=0)] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[Annotated[float, Meta(gt=0)], ...] = ()
@@ -84,11 +87,17 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def caller_shape(self) -> tuple[int, ...]:
         """One row as callers pass it."""
-        if self.channels_last == (self.channels == "last"):
+        if not self.channel_axis_matters:
             return self.shape
+        sides = self.resize_from or self.picture_size
         if self.channels_last:
-            return (*self.shape[1:], self.shape[0])
-        return (self.shape[-1], *self.shape[:-1])
+            return (*sides, self.channel_count)
+        return (self.channel_count, *sides)
+
+    @property
+    def channel_axis_matters(self) -> bool:
+        """Whether anything is done to the axes."""
+        return self.layout != "same" or self.resize_from is not None
 
     @property
     def channels_last(self) -> bool:
@@ -101,12 +110,17 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
         return self.shape[0 if self.channels == "first" else -1]
 
     @property
+    def picture_size(self) -> tuple[int, ...]:
+        """Height and width as the model takes them."""
+        return self.shape[1:] if self.channels == "first" else self.shape[:-1]
+
+    @property
     def picture(self) -> tuple[int, int, int] | None:
-        """Channels, height and width where one row is a grey or colour picture."""
+        """Channels, height and width that callers pass of a grey or colour picture, else None."""
         if len(self.shape) != 3 or self.channel_count not in (1, 3):
             return None
-        sides = self.shape[1:] if self.channels == "first" else self.shape[:2]
-        return (self.channel_count, *sides)
+        height, width = self.resize_from or self.picture_size
+        return (self.channel_count, height, width)
 
     @property
     def factor(self) -> float:

@@ -289,6 +289,12 @@ def _check_inputs(file: RecipeFile) -> None:
                 f"the shape {list(spec.shape)} has no channels to move",
                 "write shape as [channels, height, width], or leave layout out",
             )
+        if spec.resize_from is not None and len(spec.shape) != 3:
+            raise file.wrong(
+                f"input.{name}.resize_from",
+                f"the shape {list(spec.shape)} is no picture",
+                "write shape as [channels, height, width], or leave resize_from out",
+            )
         _check_per_channel(file, name, "mean", spec, spec.mean)
         _check_per_channel(file, name, "std", spec, spec.std)
 
