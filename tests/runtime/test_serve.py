@@ -1,6 +1,7 @@
 import http.client
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,3 +283,12 @@ def test_it_does_not_listen_beyond_this_machine(runtime: Runtime) -> None:
 def test_a_port_in_use_is_unavailable(runtime: Runtime) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UnavailableError):
         Server(runtime, port=taken.getsockname()[1])
+
+
+@pytest.mark.service("promtool")
+def test_promtool_accepts_the_metrics(client: Client) -> None:
+    client.call("POST", INFER, _body())
+    client.call("POST", INFER, {})
+    _, _, text = client.raw("GET", "/metrics")
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -56,7 +56,8 @@ class _Input:
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         fits = len(shape) == len(self.shape) and all(
-            wanted in (-1, length) for wanted, length in zip(self.shape, shape, strict=True)
+            wanted == length or (wanted == -1 and (length or not axis))
+            for axis, (wanted, length) in enumerate(zip(self.shape, shape, strict=True))
         )
         if not fits:
             wanted = ", ".join("any" if length == -1 else str(length) for length in self.shape)
