@@ -1,6 +1,10 @@
 """`skerry convert`, from a recipe to a bundle."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +191,26 @@ def test_resizing_and_softmax_are_in_every_artifact(project: Path) -> None:
     scores = runtime.predict({"image": np.full((2, 16, 12, 1), 90, np.uint8)})["scores"]
     runtime.close()
     np.testing.assert_allclose(scores.sum(-1), 1.0, atol=0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_conversion_that_is_stopped_leaves_nothing_unfinished(
+    project: Path, number: signal.Signals
+) -> None:
+    recipe, out = project / "recipe.toml", project / "out"
+    steps = '[[step]]\nkind = "finetune"\nepochs = 100000\n'
+    recipe.write_text(recipe.read_text() + steps)
+    words = [sys.executable, "-m", "skerry.cli.main", "convert", str(recipe), "--out", str(out)]
+    environment = {**os.environ, "SKERRY_PROGRESS": "plain"}
+    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("loading model and data: done"):
+            break
+    child.send_signal(number)
+    said = child.stderr.read()
+    assert child.wait(60) == 130, said
+    assert "interrupted" in said
+    assert not (out / "bundle").exists()
+    assert not list(project.glob(".out.*"))
+    assert not list(out.glob("cache/*"))

@@ -16,6 +16,7 @@ gate failed (everything is saved and says so) · 5 the disk is full.
 from __future__ import annotations
 
 import os
+import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def run(args: Namespace, output: Output) -> int:
     quieten()
     from skerry.converter.flow import convert  # torch loads only once the recipe is found good
 
+    # Being told to stop is like Ctrl-C: what is unfinished is removed on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = convert(file, args.out, output)
     rows = [
         [
