@@ -11,6 +11,7 @@ import urllib3
 
 from fakes.fleet_process import FleetProcess, PlainDevice, eventually
 from fakes.postgres import postgres
+from skerry.cli.main import main
 from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.identity import Identity
@@ -245,12 +246,45 @@ def test_metadata_without_its_blobs_or_signatures_is_refused(fleet: FleetProcess
 def test_the_audit_log_tells_who_did_what(
     fleet: FleetProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from skerry.cli.main import main
-
+    fleet.device("audited")
+    capsys.readouterr()
     assert main(["fleet", "audit", "--verify", "--home", str(fleet.home), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["intact"] is True
     actions = {entry["action"] for entry in fleet.client.get("/v1/audit")["entries"]}
     assert {"fleet.init", "release.publish", "claim.create", "device.enrol"} <= actions
+
+
+def test_the_command_tells_people_and_programs(
+    fleet: FleetProcess,
+    devices: list[PlainDevice],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = devices[0].settings.device
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[stages]]\nname = "only"\npercent = 100\n')
+
+    def say(*words: str) -> str:
+        capsys.readouterr()
+        assert main(["fleet", *words, "--home", str(fleet.home)]) == 0
+        return capsys.readouterr().out
+
+    made = json.loads(
+        say("rollout", "create", "linear/1", "--policy", str(policy), "--device", name, "--json")
+    )
+    assert (made["state"], made["targets"]) == ("draft", 1)
+    assert "draft" in say("rollout", "status", made["id"])
+    say("rollout", "start", made["id"])
+    assert "succeeded" in say("rollout", "wait", made["id"], "--seconds", "60")
+    assert "done" in say("rollout", "list")
+    assert "linear/1" in say("devices") and "linear/1" in say("releases")
+    assert "committed" in say("events", "--device", name)
+    assert "rollout.start" in say("audit")
+    assert "denied" in say("revoke", name)
+    policy.write_text("max_failure = 1\n")
+    words = ["rollout", "create", "linear/1", "--policy", str(policy), "--home", str(fleet.home)]
+    assert main(["fleet", *words]) == 2
+    assert "max_failure" in capsys.readouterr().err
 
 
 def test_the_console_shows_the_fleet_to_whoever_signs_in(fleet: FleetProcess) -> None:

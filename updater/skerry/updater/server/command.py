@@ -16,6 +16,7 @@ import logging
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -121,10 +122,10 @@ def run(args: argparse.Namespace, output: Output) -> int:
             document = client.get("/v1/releases")
             output.result(document, show.releases(document))
         case "events":
-            document = client.get(f"/v1/events?limit={args.limit}&device={args.device}")
+            document = client.get(f"/v1/events?limit={args.limit}&device={quote(args.device)}")
             output.result(document, show.events(document))
         case "revoke":
-            document = client.post(f"/v1/devices/{args.device}/revoke")
+            document = client.post(f"/v1/devices/{quote(args.device, safe='')}/revoke")
             output.result(document, f"{args.device} is denied from now on")
         case "audit":
             return _audit(client, args.verify, output)
