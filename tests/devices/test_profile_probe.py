@@ -44,7 +44,14 @@ def test_a_bare_root_still_gives_a_profile(tmp_path: Path) -> None:
 def test_it_round_trips_and_refuses_nonsense() -> None:
     found = probe()
     assert Profile.decode(found.encode()) == found
-    for bad in [b"", b"{}", b"[1]", b" " * (PROFILE_LIMIT_BYTES + 1)]:
+    for bad in [
+        b"",
+        b"{}",
+        b"[1]",
+        b"\x80",
+        b'{"x":' + b"[" * 9_999,
+        b" " * (PROFILE_LIMIT_BYTES + 1),
+    ]:
         with pytest.raises(InputError):
             Profile.decode(bad)
 

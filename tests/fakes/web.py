@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         half = data[: len(data) // 2]
         if fault.isdigit():
             words = {"Retry-After": "1"} if fault in {"429", "503"} else {}
-            self.say(int(fault), b"not now", words)
+            self.say(int(fault), b"not now \xff", words)
         elif fault == "redirect":
             self.say(302, b"", {"Location": "http://127.0.0.1:9/elsewhere"})
         elif fault == "corrupt":

@@ -2,9 +2,13 @@
 
 import json
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fakes.disk import QuickDisk
 from skerry.devices.digest import Descriptor, Digest
@@ -102,7 +106,7 @@ def test_damaged_blobs_are_found_and_removed(tmp_path: Path) -> None:
     assert not store.blobs.has(weights.digest)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"active": 7}', b"\0" * 500])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"active": 7}', b"\x80", b"[" * 9_999])
 def test_malformed_slots_are_replaced_by_their_copy(tmp_path: Path, damage: bytes) -> None:
     store = _store(tmp_path)
     _install(store, 1)
@@ -128,6 +132,48 @@ def test_when_both_copies_are_gone_the_device_starts_empty(tmp_path: Path) -> No
     for name in ("slots.json", "slots.copy.json"):
         (tmp_path / name).write_bytes(b"?")
     assert _store(tmp_path).now == rules.Situation()
+
+
+def _documents(folder: Path) -> dict[str, bytes]:
+    """Slots and journal as a device writes them in the middle of its third update."""
+    store = _store(folder)
+    _install(store, 1)
+    _install(store, 2)
+    now = rules.begun(store.now, ReleaseId(ModelName("m"), 3), "v3", _blob(100, 1_003)[0], 1.5)
+    store.become(rules.planned(now, "onnx-int8", (rules.reference(_blob(1_000, 3)[0]),)))
+    return {name: (folder / name).read_bytes() for name in ("slots.json", "journal.json")}
+
+
+def test_slots_and_journal_of_format_1_are_read_for_ever(tmp_path: Path, root: Path) -> None:
+    golden = root / "tests/golden/v1/store"
+    shutil.copytree(golden, tmp_path / "old")
+    store = _store(tmp_path / "old")
+    assert store.now.slots.active.release == "m/2"
+    assert store.now.slots.previous.release == "m/1"
+    assert store.now.update.state == "fetching"
+    written = _documents(tmp_path / "new")
+    assert written == {path.name: path.read_bytes() for path in golden.iterdir()}
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_content_of_its_files_keeps_a_device_from_starting(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    for path in sorted((Path(__file__).parents[1] / "golden/v1/store").iterdir()):
+        name, good = path.name, path.read_bytes()
+        for target in {"slots.json": ("slots.json", "slots.copy.json")}.get(name, (name,)):
+            raw = bytearray(good)
+            for _ in range(data.draw(st.integers(0, 3))):
+                raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+            cut = data.draw(st.integers(0, len(raw)))
+            (folder / target).write_bytes(bytes(raw[:cut]) if data.draw(st.booleans()) else raw)
+    store = _store(folder)
+    assert rules.recovered(store.now) == store.now
+    assert _store(folder).now == store.now
 
 
 # Downloads

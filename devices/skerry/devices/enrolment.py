@@ -215,5 +215,5 @@ def _decode(data: bytes, kind: type[_T], where: str) -> _T:
         raise InputError(f"{len(data)} bytes are too many", where=where)
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"malformed: {error}", where=where) from error

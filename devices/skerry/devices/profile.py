@@ -52,5 +52,5 @@ class Profile(msgspec.Struct, frozen=True):
             raise InputError(f"a profile of {len(data)} bytes is too long", where="profile")
         try:
             return msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"not a profile: {error}", where="profile") from error

@@ -37,11 +37,13 @@ class Plan:
     blobs: tuple[Descriptor, ...]
 
 
-def apply_patch(old: Path, patch: Path, new: Path) -> None:
+def apply_patch(
+    old: Path, patch: Path, new: Path, *, cancelled: Callable[[], bool] | None = None
+) -> None:
     """Make `new` from `old` and `patch`; raises as `skerry.updater.delta.apply`."""
     from skerry.updater.delta import apply
 
-    apply(old, patch, new)
+    apply(old, patch, new, cancelled=cancelled)
 
 
 class Fetching:

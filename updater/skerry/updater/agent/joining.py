@@ -52,7 +52,7 @@ class Claim(msgspec.Struct, frozen=True):
             return msgspec.json.decode(data, type=cls)
         except OSError as error:
             raise InputError(f"cannot read: {error.strerror}", where=path) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
                 f"not a claim file: {error}", where=path, remedy="ask the operator for another"
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import get_args
@@ -16,7 +17,7 @@ from skerry.runtime.bundle.card import Format
 from skerry.runtime.observe import Observation, Observer
 from skerry.runtime.runtime import Runtime
 from skerry.updater.agent.download import Downloader, DownloadLimits
-from skerry.updater.agent.fetching import Fetching
+from skerry.updater.agent.fetching import Fetching, apply_patch
 from skerry.updater.agent.health import HealthWatch
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
@@ -123,7 +124,12 @@ class Parts:
             carried=carried,
         )
         fetching = Fetching(
-            self.store, downloader, trust, formats=runnable(self.profile), log=self.log
+            self.store,
+            downloader,
+            trust,
+            formats=runnable(self.profile),
+            log=self.log,
+            patcher=partial(apply_patch, cancelled=self.stop.is_set),
         )
         return Updater(
             self.store,

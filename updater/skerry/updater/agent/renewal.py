@@ -82,7 +82,7 @@ def _certificate(data: bytes, identity: Identity) -> bytes:
     try:
         pem = msgspec.json.decode(data, type=_Answer).certificate.encode()
         found = x509.load_pem_x509_certificate(pem).public_key()
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InputError(f"not a certificate: {error}", where="renewal") from error
     if found != identity.public_key:
         raise InputError("the certificate is for another key", where="renewal")

@@ -248,6 +248,6 @@ def _reason(error: Exception) -> str:
 def _printable(data: bytes) -> str:
     """The reason a server gives: the `error` of a JSON answer, or its text."""
     text = data.decode("utf-8", "replace")
-    with suppress(msgspec.DecodeError):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = msgspec.json.decode(data, type=_Reason).error
     return "".join(sign if sign.isprintable() else " " for sign in text)[:500].strip()

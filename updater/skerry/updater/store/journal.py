@@ -103,5 +103,5 @@ def _decoded(path: Path, kind: type[_T]) -> _T | None:
         raise InputError(f"more than {_LIMIT_BYTES} bytes", where=path)
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"malformed: {error}", where=path) from error

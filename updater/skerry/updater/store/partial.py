@@ -147,7 +147,7 @@ class Partial:
                 while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
                     self._state.update(chunk)
                     left -= len(chunk)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._state = hashlib.sha256()
             return 0
         if left or mark.size > self.blob.size or self._state.hexdigest() != mark.sha256:

@@ -44,5 +44,5 @@ class Starts:
         try:
             with self._path.open("rb") as file:
                 return msgspec.json.decode(file.read(_LIMIT_BYTES), type=_Count)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None

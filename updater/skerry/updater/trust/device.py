@@ -137,7 +137,7 @@ class TrustedClient:
             return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
         except FileNotFoundError:
             return {}
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
                 "is damaged", where=path, remedy="restore it, or enrol this device anew"
             ) from error
