@@ -1,5 +1,6 @@
 """A real agent and a real server: enrol, install, update by delta, refuse, renew."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fakes.web import certificate
 from skerry.cli.main import main
 from skerry.devices.identity import Identity
 
+_NUMBERS = itertools.count(1)
 _COMMAND = [sys.executable, "-m", "skerry.cli.main", "agent"]
 _POLICY = {"stages": [{"name": "all", "percent": 100}], "soak_s": 0}
 
@@ -31,11 +33,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetProcess]:
 
 
 @pytest.fixture
-def home(fleet: FleetProcess, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def home(fleet: FleetProcess, tmp_path: Path) -> Iterator[Path]:
     """An enrolled device whose agent runs."""
     for known in fleet.client.get("/v1/devices")["devices"]:
         fleet.client.post(f"/v1/devices/{known['device']}/revoke")
-    name = f"dev-{abs(hash(request.node.name)) % 10_000}"
+    name = f"dev-{next(_NUMBERS)}"
     claim, home = tmp_path / "claim.json", tmp_path / "home"
     claim.write_text(json.dumps(fleet.client.post("/v1/claims", {"device": name})))
     assert main(["agent", "enrol", "--home", str(home), "--claim", str(claim)]) == 0
