@@ -67,6 +67,32 @@ def emitted(source, quantized, example, folder):
     return one
 
 
+class _Branches(torch.nn.Module):
+    """A ReLU'd branch joined with one that is not: one scale, zero not at its floor."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.after = torch.nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.after(torch.cat([torch.relu(self.left(x)), self.right(x)], dim=1))
+
+
+def test_layers_before_a_concatenation_are_integer_kernels_too(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(8, 1, 6, 6)
+    signature = Signature(
+        (TensorSpec("x", "float32", (-1, 1, 6, 6)),), (TensorSpec("y", "float32", (-1, 2, 6, 6)),)
+    )
+    quantized = calibrate(_Branches().eval(), (x,), [(x,)])
+    artifact = emit("onnx", "int8", quantized, (x,), signature, tmp_path)
+    kernels = _kernels(artifact.path, tmp_path)
+    assert kernels["QLinearConv"] == 3
+    assert not _FLOAT & kernels.keys()
+    assert np.allclose(_run(artifact, x.numpy()), quantized(x).numpy(), atol=0.02)
+
+
 def _litert(path: Path):
     return interpreter.Interpreter(
         str(path),
@@ -112,12 +138,17 @@ def test_an_artifact_answers_like_its_source(fmt, precision, emitted, source, qu
     assert (got.argmax(1) == expected.argmax(1)).mean() >= 0.98
 
 
-def test_every_layer_is_an_integer_kernel_in_onnx_runtime(emitted, tmp_path):
+def _kernels(path: Path, work: Path) -> Counter[str]:
+    """How often each operator is in the graph that ONNX Runtime really runs."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.optimized_model_filepath = str(work / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(str(emitted("onnx", "int8").path), options)
-    kernels = Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    onnxruntime.InferenceSession(str(path), options)
+    return Counter(node.op_type for node in onnx.load(work / "optimized.onnx").graph.node)
+
+
+def test_every_layer_is_an_integer_kernel_in_onnx_runtime(emitted, tmp_path):
+    kernels = _kernels(emitted("onnx", "int8").path, tmp_path)
     assert sum(kernels[kind] for kind in _INTEGER) == 5
     assert not _FLOAT & kernels.keys()
     assert kernels["QLinearAdd"] == 1

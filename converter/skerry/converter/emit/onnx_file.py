@@ -19,6 +19,7 @@ from skerry.converter.emit.lower import (
     dynamic_layers,
     half_weights,
     integer_weights,
+    split_activations,
     strip_metadata,
     unsigned_activations,
 )
@@ -67,6 +68,7 @@ def lower(model: ir.Model, precision: str) -> None:
     graph = model.graph
     if precision == "int8":
         absorb_activations.apply(graph, absorb_activations.find(graph))
+        split_activations.apply(graph, split_activations.find(graph))
         unsigned_activations.apply(graph, unsigned_activations.find(graph))
     if precision == "fp16":
         half_weights.apply(graph, half_weights.find(graph))
