@@ -49,7 +49,7 @@ def expectation(geometry: Geometry, old: Unsigned, new: Unsigned) -> Expectation
         values = _differences(element, old, new, ratios)
         tokens = split(values.ravel())[0].reshape(values.shape)
         for relative in (False, True) if element.mantissa_bits else (False,):
-            lifts = element.no_lifts(old) if relative else element.lifts(old)
+            lifts = np.zeros(old.shape, np.int64) if relative else element.lifts(old)
             top = int(lifts.max())
             size = np.abs(values) * np.exp2((lifts - top) / 2)
             for plain, side in _candidates(size, top, ratios):

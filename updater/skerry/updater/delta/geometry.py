@@ -65,10 +65,6 @@ class Element(IntEnum):
         """How many half octaves a unit of the last place is above that of the least exponent."""
         return 2 * self.exponents(bits)
 
-    def no_lifts(self, bits: Unsigned) -> NDArray[np.int64]:
-        """Zeros in the place of `lifts`."""
-        return np.zeros(bits.shape, np.int64)
-
     def exponents(self, bits: Unsigned) -> NDArray[np.int64]:
         """The biased exponents, at least 1; 0 for integers."""
         if not self.mantissa_bits:

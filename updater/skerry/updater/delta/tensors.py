@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Protocol
 
 import numpy as np
@@ -30,9 +31,11 @@ _UNKNOWN = BINS - 1
 _BIN_STARTS = (2, 6, 11, 19, 31, 51)
 _BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right").astype(np.int64)
 _NEAR_BITS = 20
-_NEAR = np.array(
-    [round(8 * 2 ** (_NEAR_BITS - (level + LOWEST_LEVEL) / 2)) for level in range(LEVELS)], np.int64
+_NEAR = np.array(  # 8 · 2^(_NEAR_BITS − level / 2), rounded
+    [(isqrt(1 << 108 - (level + LOWEST_LEVEL)) >> 30) + 1 >> 1 for level in range(LEVELS)],
+    np.int64,
 )
+_MOST_NEAR = 1 << 28
 _MOST_LEVEL = 4096
 _START_LEVEL = {
     Element.INT8: 0,
@@ -216,47 +219,56 @@ def _code_tensor(
     planes, rows, columns = base.shape
     made = np.empty_like(base)
     near = np.zeros(base.shape if planes > 1 else (0, rows, columns), np.int8)
-    level = np.full((rows, 1), expected.level, np.int64)
-    lift = element.no_lifts if expected.relative else element.lifts
-    if expected.rows is not None:
-        level = level + expected.rows[:, None]
     step = max(1, _BLOCK // columns)
     for plane in range(planes):
         for top in range(0, rows, step):
             part = slice(top, min(top + step, rows))
-            old, pull = base[plane, part], None
-            if plane % width:
-                pull = near[plane - 1, part].astype(np.int64)
-            if plane >= width:
-                above = near[plane - width, part]
-                pull = above.astype(np.int64) if pull is None else pull + above
-            levels = level[part] + (0 if expected.columns is None else expected.columns)
-            levels = np.clip(
-                np.broadcast_to(levels, old.shape) - LOWEST_LEVEL - lift(old),
-                0,
-                LEVELS - 1,
-            )
-            reference = element.ordered(old)
-            if expected.ratios is not None and element is Element.INT8:
-                moved, rest = scaled(old, expected.ratios[part])
-                reference = moved.astype(np.uint8)
-                rest = rest * _NEAR[levels] >> _NEAR_BITS + RATIO_BITS
-                pull = rest if pull is None else pull + rest
-            contexts = levels * BINS
-            flipped = None
-            if pull is None:
-                contexts += _UNKNOWN
-            else:
-                contexts += _BIN[np.minimum(np.abs(pull), len(_BIN) - 1)]
-                flipped = (pull < 0).ravel()
+            old = base[plane, part]
+            levels = _levels(element, expected, old, part)
+            reference, pull = _prediction(element, expected, old, part, levels)
+            for beside in (plane - 1,) * bool(plane % width) + (plane - width,) * (plane >= width):
+                pull = near[beside, part].astype(np.int64) + (0 if pull is None else pull)
+            contexts, flipped = _contexts(levels, pull)
             values = None
             if given is not None:
                 new = element.ordered(given[plane, part])
                 values = element.differences(new, reference).ravel()
-            found = _values(coder, contexts.ravel(), flipped, values).reshape(old.shape)
-            wrapped = reference + found.astype(element.dtype)
-            made[plane, part] = element.patterns(wrapped)
+            found = _values(coder, contexts, flipped, values).reshape(old.shape)
+            made[plane, part] = element.patterns(reference + found.astype(element.dtype))
             if planes > 1:
-                small = np.clip(found, -(1 << 28), 1 << 28)
+                small = np.clip(found, -_MOST_NEAR, _MOST_NEAR)
                 near[plane, part] = np.clip(small * _NEAR[levels] >> _NEAR_BITS, -127, 127)
     return made
+
+
+def _levels(element: Element, expected: Expectation, old: Unsigned, part: slice) -> _Integers:
+    """The index of each element's level."""
+    level = np.full(old.shape, expected.level - LOWEST_LEVEL, np.int64)
+    if expected.rows is not None:
+        level += expected.rows[part, None]
+    if expected.columns is not None:
+        level += expected.columns
+    if not expected.relative:
+        level -= element.lifts(old)
+    return np.clip(level, 0, LEVELS - 1)
+
+
+def _prediction(
+    element: Element, expected: Expectation, old: Unsigned, part: slice, levels: _Integers
+) -> tuple[Unsigned, _Integers | None]:
+    """What is subtracted from the new elements, and how far they are likely to lie from it."""
+    if expected.ratios is None or element is not Element.INT8:
+        return element.ordered(old), None
+    moved, rest = scaled(old, expected.ratios[part])
+    return moved.astype(np.uint8), rest * _NEAR[levels] >> _NEAR_BITS + RATIO_BITS
+
+
+def _contexts(
+    levels: _Integers, pull: _Integers | None
+) -> tuple[_Integers, NDArray[np.bool_] | None]:
+    """The context of each element, and where its sign is turned so that the pull is upward."""
+    contexts = levels * BINS
+    if pull is None:
+        return (contexts + _UNKNOWN).ravel(), None
+    contexts += _BIN[np.minimum(np.abs(pull), len(_BIN) - 1)]
+    return contexts.ravel(), (pull < 0).ravel()
