@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -11,36 +10,26 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from threading import Event, Thread
 
 import msgspec
 import uvicorn
 
 from skerry.devices.clock import Clock, SystemClock
 from skerry.devices.enrolment import MqttAddress
-from skerry.devices.errors import InputError, SkerryError, UnavailableError
+from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import write_atomically
-from skerry.devices.ids import DeviceId, TenantId
-from skerry.telemetry.collector import Collector
+from skerry.devices.ids import TenantId
 from skerry.telemetry.embedded import EmbeddedBroker
-from skerry.telemetry.messages import Command
-from skerry.telemetry.mqtt import MqttLink, MqttOptions
-from skerry.telemetry.topics import Action, Address, device_may
 from skerry.updater.repository import DirectorRepository, ImageRepository
-from skerry.updater.server.conduct import Conductor
-from skerry.updater.server.deltas import make_deltas
-from skerry.updater.server.drift import DriftWatch
-from skerry.updater.server.enrol import identify
+from skerry.updater.server.doorman import Doorman
+from skerry.updater.server.engine_room import EngineRoom
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.home import FleetHome, ServerAddress
 from skerry.updater.server.http.app import make_app
-from skerry.updater.server.sink import FleetSink
+from skerry.updater.server.store import FleetStore
 
 __all__ = ["Listen", "parse_listen", "serve"]
 
-_LOG = logging.getLogger(__name__)
-_COLLECTOR = "collector"
-_MQTT_AUDIENCE = "mqtt"
 _BACKLOG = 512
 _GRACE_SECONDS = 5
 _MOST_CONNECTIONS = 4096
@@ -105,31 +94,17 @@ def serve(
         stack.callback(store.close)
         listener = stack.enter_context(_listener(http, last.http))
         address = listener.getsockname()
-        keys = home.online_keys()
-        image = ImageRepository(home.image_store(), keys, clock)
-        director = DirectorRepository(home.director_store(), keys, clock)
-        tenant = TenantId(home.settings().tenant)
+        tenant = home.settings().tenant
         secret = secrets.token_urlsafe(32)
-        doorman = _Doorman(secret)
+        doorman = Doorman(secret)
         broker = _broker(doorman, mqtt, last.mqtt)
         stack.callback(broker.stop)
-        fleet = Fleet(
-            tenant=tenant,
-            folder=home.path,
-            url=(url or f"http://{_shown(http.host)}:{address[1]}").rstrip("/"),
-            store=store,
-            blobs=home.blobs(),
-            image=image,
-            director=director,
-            director_store=home.director_store(),
-            authority=home.authority(),
-            clock=clock,
-            mqtt=MqttAddress(_reachable(mqtt.host), broker.port),
-        )
+        base = (url or f"http://{_shown(http.host)}:{address[1]}").rstrip("/")
+        fleet = _fleet(home, store, clock, base, MqttAddress(_reachable(mqtt.host), broker.port))
         doorman.fleet = fleet
         ports = _Ports(address[1], broker.port)
         write_atomically(home.ports_file, msgspec.json.encode(ports))
-        engine_room = _EngineRoom(fleet, broker, secret)
+        engine_room = EngineRoom(fleet, _loopback(mqtt.host), broker.port, secret)
         stack.callback(engine_room.stop)
         engine_room.start()
         here = ServerAddress(
@@ -144,6 +119,23 @@ def serve(
         disconnect = lambda device: broker.disconnect(f"{tenant}/{device}")  # noqa: E731 - one use
         app = make_app(fleet, engine_room.conductor, disconnect, engine_room.counters)
         asyncio.run(_serve_http(app, listener, answering))
+
+
+def _fleet(home: FleetHome, store: FleetStore, clock: Clock, url: str, mqtt: MqttAddress) -> Fleet:
+    keys = home.online_keys()
+    return Fleet(
+        tenant=TenantId(home.settings().tenant),
+        folder=home.path,
+        url=url,
+        store=store,
+        blobs=home.blobs(),
+        image=ImageRepository(home.image_store(), keys, clock),
+        director=DirectorRepository(home.director_store(), keys, clock),
+        director_store=home.director_store(),
+        authority=home.authority(),
+        clock=clock,
+        mqtt=mqtt,
+    )
 
 
 async def _serve_http(
@@ -170,115 +162,7 @@ async def _serve_http(
     await serving
 
 
-class _Doorman:
-    """Who may log in to the broker, and what for."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-        self.fleet: Fleet | None = None
-
-    def authenticate(self, username: str, password: str) -> bool:
-        if username == _COLLECTOR:
-            return secrets.compare_digest(password.encode(), self._secret.encode())
-        if self.fleet is None:
-            return False
-        try:
-            address = Address.parse(username)
-            device = identify(self.fleet, password, _MQTT_AUDIENCE)
-        except SkerryError as error:
-            _LOG.info("login of %s refused: %s", username[:140], error)
-            return False
-        return address == Address(self.fleet.tenant, DeviceId(device.id))
-
-    def authorize(self, username: str, action: Action, topic: str) -> bool:
-        return username == _COLLECTOR or device_may(username, action, topic)
-
-
-class _EngineRoom:
-    """The threads beside HTTP: the collector, and the turns of the rollouts."""
-
-    def __init__(self, fleet: Fleet, broker: EmbeddedBroker, secret: str) -> None:
-        self._fleet, self._ending = fleet, Event()
-        self.conductor = Conductor(
-            fleet, self._wake, lambda release: make_deltas(fleet, release, self._ending)
-        )
-        self._sink = FleetSink(fleet.store, fleet.tenant, fleet.clock, self.conductor.stir)
-        self._drift = DriftWatch(fleet)
-        options = MqttOptions(
-            host=_loopback(broker.host),
-            port=broker.port,
-            username=_COLLECTOR,
-            password=lambda: secret,
-        )
-        self._collector = Collector(MqttLink(options), self._sink, clock=fleet.clock)
-        self._thread = Thread(target=self._work, name="rollouts", daemon=True)
-
-    def start(self) -> None:
-        self._collector.start()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ending.set()
-        self.conductor.stir()
-        self._thread.join()
-        self._collector.stop()
-
-    def counters(self) -> dict[str, int]:
-        """What the collector took, saw twice, could not read, and had no room for."""
-        c = self._collector
-        return {
-            "stored": c.stored,
-            "duplicate": c.duplicates,
-            "refused": c.refused,
-            "left": c.left,
-        }
-
-    def _wake(self, device: DeviceId) -> None:
-        command = Command(f"poll-{secrets.token_hex(8)}", "poll", self._fleet.clock.now())
-        try:
-            self._collector.command(Address(self._fleet.tenant, device), command)
-        except UnavailableError as error:
-            _LOG.info("%s is not woken, it will poll: %s", device, error)
-
-    def _work(self) -> None:
-        limits, clock = self._fleet.limits, self._fleet.clock
-        refreshed = judged = pruned = float("-inf")
-        while not self._ending.is_set():
-            moved = self._safely(self.conductor.turn)
-            now = clock.monotonic()
-            if now - judged >= limits.drift_seconds:
-                judged = now
-                self._safely(lambda: self._drift.judge(self._sink.fresh()))
-            if now - refreshed >= limits.refresh_seconds:
-                refreshed = now
-                self._safely(self._refresh)
-            if now - pruned >= limits.prune_seconds:
-                pruned = now
-                self._safely(self._prune)
-            if not moved:
-                self.conductor.wait(limits.turn_seconds)
-
-    def _refresh(self) -> None:
-        if self._fleet.image.releases():
-            self._fleet.image.refresh()
-
-    def _prune(self) -> None:
-        now, limits = self._fleet.clock.now(), self._fleet.limits
-        self._fleet.store.telemetry.prune(
-            now - limits.window_days * 86_400, now - limits.event_days * 86_400
-        )
-
-    def _safely(self, work: Callable[[], object]) -> bool:
-        try:
-            return bool(work())
-        except SkerryError as error:
-            _LOG.warning("%s", error)
-        except Exception:  # noqa: BLE001 - one bad turn must not end all later ones
-            _LOG.exception("a turn failed")
-        return False
-
-
-def _broker(doorman: _Doorman, listen: Listen, last: int) -> EmbeddedBroker:
+def _broker(doorman: Doorman, listen: Listen, last: int) -> EmbeddedBroker:
     ports = [listen.port] if listen.port or not last else [last, 0]
     for port in ports:
         broker = EmbeddedBroker(

@@ -1,0 +1,111 @@
+"""What runs beside HTTP in the server's process."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from threading import Event, Thread
+
+from skerry.devices.errors import SkerryError, UnavailableError
+from skerry.devices.ids import DeviceId
+from skerry.telemetry.collector import Collector
+from skerry.telemetry.messages import Command
+from skerry.telemetry.mqtt import MqttLink, MqttOptions
+from skerry.telemetry.topics import Address
+from skerry.updater.server.conduct import Conductor
+from skerry.updater.server.deltas import make_deltas
+from skerry.updater.server.doorman import COLLECTOR
+from skerry.updater.server.drift import DriftWatch
+from skerry.updater.server.fleet import Fleet
+from skerry.updater.server.sink import FleetSink
+
+__all__ = ["EngineRoom"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class EngineRoom:
+    """The threads beside HTTP: the collector, and the turns of the rollouts.
+
+    Args:
+        host, port: where the broker listens.
+        secret: the collector's password there.
+    """
+
+    def __init__(self, fleet: Fleet, host: str, port: int, secret: str) -> None:
+        self._fleet, self._ending = fleet, Event()
+        self.conductor = Conductor(
+            fleet, self._wake, lambda release: make_deltas(fleet, release, self._ending)
+        )
+        self._sink = FleetSink(fleet.store, fleet.tenant, fleet.clock, self.conductor.stir)
+        self._drift = DriftWatch(fleet)
+        options = MqttOptions(host=host, port=port, username=COLLECTOR, password=lambda: secret)
+        self._collector = Collector(MqttLink(options), self._sink, clock=fleet.clock)
+        self._thread = Thread(target=self._work, name="rollouts", daemon=True)
+
+    def start(self) -> None:
+        """Begin both."""
+        self._collector.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End both, once what was taken is stored."""
+        self._ending.set()
+        self.conductor.stir()
+        self._thread.join()
+        self._collector.stop()
+
+    def counters(self) -> dict[str, int]:
+        """What the collector took, saw twice, could not read, and had no room for."""
+        c = self._collector
+        return {
+            "stored": c.stored,
+            "duplicate": c.duplicates,
+            "refused": c.refused,
+            "left": c.left,
+        }
+
+    def _wake(self, device: DeviceId) -> None:
+        command = Command(f"poll-{secrets.token_hex(8)}", "poll", self._fleet.clock.now())
+        try:
+            self._collector.command(Address(self._fleet.tenant, device), command)
+        except UnavailableError as error:
+            _LOG.info("%s is not woken, it will poll: %s", device, error)
+
+    def _work(self) -> None:
+        limits, clock = self._fleet.limits, self._fleet.clock
+        refreshed = judged = pruned = float("-inf")
+        while not self._ending.is_set():
+            moved = self._safely(self.conductor.turn)
+            now = clock.monotonic()
+            if now - judged >= limits.drift_seconds:
+                judged = now
+                self._safely(lambda: self._drift.judge(self._sink.fresh()))
+            if now - refreshed >= limits.refresh_seconds:
+                refreshed = now
+                self._safely(self._refresh)
+            if now - pruned >= limits.prune_seconds:
+                pruned = now
+                self._safely(self._prune)
+            if not moved:
+                self.conductor.wait(limits.turn_seconds)
+
+    def _refresh(self) -> None:
+        if self._fleet.image.releases():
+            self._fleet.image.refresh()
+
+    def _prune(self) -> None:
+        now, limits = self._fleet.clock.now(), self._fleet.limits
+        self._fleet.store.telemetry.prune(
+            now - limits.window_days * 86_400, now - limits.event_days * 86_400
+        )
+
+    def _safely(self, work: Callable[[], object]) -> bool:
+        try:
+            return bool(work())
+        except SkerryError as error:
+            _LOG.warning("%s", error)
+        except Exception:  # noqa: BLE001 - one bad turn must not end all later ones
+            _LOG.exception("a turn failed")
+        return False
