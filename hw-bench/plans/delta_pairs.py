@@ -7,6 +7,7 @@ fp32, fp16 and int8 in ONNX, TFLite and Core ML; two more variants rename and re
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -204,10 +205,23 @@ def _saved(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def make_pairs(folder: Path, depths: tuple[int, ...] = (20, 56)) -> Iterator[Pair]:
-    """Train, quantize and emit below `folder`, and yield the pairs.
+    """Train, quantize and emit below `folder`, and yield the pairs; or those made there before.
 
     The renamed and the reordered variants are the new file of a pair whose old file is neither.
     """
+    index = folder / "pairs.json"
+    if index.exists():
+        for name, old, new in json.loads(index.read_text()):
+            yield Pair(name, folder / old, folder / new)
+        return
+    made = []
+    for pair in _made(folder, depths):
+        made.append([pair.name, *(str(p.relative_to(folder)) for p in (pair.old, pair.new))])
+        yield pair
+    index.write_text(json.dumps(made))
+
+
+def _made(folder: Path, depths: tuple[int, ...]) -> Iterator[Pair]:
     torch.manual_seed(0)
     pixels, labels = _images()
     for depth in depths:
