@@ -108,7 +108,7 @@ def _metrics(result: Result) -> Markup:
         text = f"{result.quantized_metric:.2f}"
         rows.append(Bar("fake-quantized", result.quantized_metric, text, "model"))
     rows += [
-        Bar(one.name, one.metric, f"{one.metric:.2f} ({-one.metric_drop:+.2f})")
+        Bar(one.name, one.metric, f"{one.metric:.2f} ({0.0 - one.metric_drop:+.2f})")
         for one in result.artifacts
     ]
     lowest = min(row.value for row in rows)
