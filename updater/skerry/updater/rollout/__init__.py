@@ -1,6 +1,6 @@
 """Stages, thresholds and soak: what a rollout does next, as rules that touch nothing."""
 
-from skerry.updater.rollout.plan import (
+from skerry.updater.rollout.actions import (
     Action,
     Choose,
     Confirm,
@@ -14,8 +14,8 @@ from skerry.updater.rollout.plan import (
     Stop,
     Wait,
     Withdraw,
-    plan,
 )
+from skerry.updater.rollout.plan import plan
 from skerry.updater.rollout.policy import Gates, Policy, Stage, read_policy
 from skerry.updater.rollout.states import (
     Assignment,
