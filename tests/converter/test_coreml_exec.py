@@ -92,8 +92,10 @@ def test_a_convolutional_network(tmp_path: Path, half: bool) -> None:
     assert _error(program, module, torch.randn(5, 3, 16, 16)) < _TOLERANCE[half]
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("target", [ct.target.iOS16, ct.target.iOS18])
+@pytest.mark.parametrize(
+    ("half", "target"),
+    [(False, ct.target.iOS16), (True, ct.target.iOS16), (False, ct.target.iOS18)],
+)
 def test_a_transformer(tmp_path: Path, half: bool, target: Any) -> None:
     module = Attention()
     tokens = torch.randint(0, 50, (3, 7), dtype=torch.int32)
@@ -101,9 +103,9 @@ def test_a_transformer(tmp_path: Path, half: bool, target: Any) -> None:
     assert _error(program, module, tokens) < _TOLERANCE[half]
 
 
-@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(
-    ("kind", "both"), [("LSTM", False), ("LSTM", True), ("GRU", False), ("RNN", False)]
+    ("kind", "both", "half"),
+    [("LSTM", False, True), ("LSTM", True, False), ("GRU", False, False), ("RNN", False, False)],
 )
 def test_recurrent_layers(tmp_path: Path, kind: str, both: bool, half: bool) -> None:
     module = Recurrent(kind, both)
