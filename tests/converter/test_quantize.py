@@ -201,3 +201,32 @@ def test_constants_behind_a_layer_are_folded_into_it():
     assert kinds == ["conv2d", "relu", "mean", "linear"]
     with torch.no_grad():
         assert torch.allclose(graph_module(x), module(x), atol=1e-5)
+
+
+def test_casts_that_change_nothing_are_left_out():
+    class Cast(nn.Module):
+        def forward(self, x):
+            return torch.relu(x.to(torch.float32)).to(torch.float32)
+
+    targets = [node.target for node in capture(Cast(), (torch.rand(2, 3),)).graph.nodes]
+    assert torch.ops.aten.to.dtype not in targets
+    assert torch.ops.aten.relu.default in targets
+
+
+@pytest.mark.parametrize(
+    ("pool", "found"),
+    [
+        (nn.AdaptiveAvgPool2d(1), True),
+        (nn.AvgPool2d(6), True),
+        (nn.AvgPool2d((6, 6), stride=1), True),
+        (nn.AvgPool2d(6, divisor_override=7), False),
+        (nn.AvgPool2d(6, stride=1, padding=1), False),
+        (nn.AvgPool2d(3), False),
+    ],
+)
+def test_an_average_of_everything_is_a_mean_with_its_own_scale(pool, found):
+    x = torch.randn(3, 2, 6, 6)
+    graph_module = capture(pool, (x,))
+    targets = [node.target for node in graph_module.graph.nodes]
+    assert (torch.ops.aten.mean.dim in targets) is found
+    assert torch.allclose(graph_module(x), pool(x), atol=1e-6)

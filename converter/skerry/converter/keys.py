@@ -54,7 +54,8 @@ class Keys:
         steps = [msgspec.to_builtins(step) for step in recipe.step]
         trained = fingerprint([source, dataset_fingerprint(loaded.train), evaluation, steps])
         rows = dataset_fingerprint(loaded.calibration)
-        quantized = fingerprint([trained, rows, recipe.quantize.calibrator, recipe.target.profile])
+        how = [recipe.quantize.calibrator, list(recipe.quantize.refinements), recipe.target.profile]
+        quantized = fingerprint([trained, rows, *how])
         return cls(source, trained, quantized, evaluation)
 
     def emitted(self, whose: str, form: str, precision: str) -> list[str]:

@@ -84,7 +84,7 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
             floating,
             example_inputs(recipe.input),
             [as_tensors(batch) for batch in batches],
-            Scheme(calibrator=recipe.quantize.calibrator),
+            Scheme(calibrator=recipe.quantize.calibrator, refinements=recipe.quantize.refinements),
         )
 
     with output.progress("running the source"):

@@ -128,6 +128,7 @@ metric = "top1"                  # or top5, or file.py:function(outputs, labels)
 [quantize]
 precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights
 calibrator = "mse"               # or minmax, moving_average, percentile, entropy
+# refinements = ["adaround", "bias_correction"]   # slower, loses less; also equalization
 
 [target]
 formats = ["onnx", "tflite", "coreml"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ _NOTHING_AT_INFERENCE = {
     _aten.dropout_.default,
     _aten.feature_dropout.default,
 }
+
+_AVG_POOL2D = (None, None, [], [0, 0], False, True, None)  # what arguments are when left out
 
 
 def export(
@@ -103,11 +106,23 @@ def _simplify(graph: Graph, node: Node) -> None:
         graph.erase_node(node)
     elif node.target is _aten._assert_tensor_metadata.default:
         graph.erase_node(node)
-    elif node.target is _aten.adaptive_avg_pool2d.default and node.args[1] in ([1, 1], [1]):
-        # Its decomposition turns to gathers where the input is channels-last in memory.
+    elif isinstance(x, Node) and _averages_everything(node, x):
+        # A mean has a scale of its own, and a pooling keeps that of its input, which loses bits.
+        # Adaptive pooling is also lowered to gathers where its input is channels-last in memory.
         node.target, node.args = _aten.mean.dim, (x, [-1, -2], True)
     elif node.target is _aten.max_pool2d.default and len(node.args) == 2:
         node.args = (*node.args, node.args[1])  # Core ML wants the stride said
+
+
+def _averages_everything(node: Node, x: Node) -> bool:
+    """Whether it is an average over all positions of each channel."""
+    given: tuple[Any, ...] = node.args
+    if node.target is _aten.adaptive_avg_pool2d.default:
+        return given[1] in ([1, 1], [1])
+    if node.target is not _aten.avg_pool2d.default:
+        return False
+    _, kernel, _, padding, _, _, divisor = (*given, *_AVG_POOL2D[len(given) :])
+    return list(kernel) == list(x.meta["val"].shape[-2:]) and not any(padding) and divisor is None
 
 
 def _casts_nothing(node: Node, x: Node) -> bool:
@@ -115,8 +130,9 @@ def _casts_nothing(node: Node, x: Node) -> bool:
     if node.target is not _aten.to.dtype:
         return False
     before, after = x.meta.get("val"), node.meta.get("val")
-    known = isinstance(before, Tensor) and isinstance(after, Tensor)
-    return known and before.dtype == after.dtype
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+        return False
+    return before.dtype == after.dtype
 
 
 def _as_linear(graph_module: GraphModule, node: Node) -> None:
