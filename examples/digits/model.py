@@ -53,10 +53,10 @@ class DigitNet(nn.Module):
 
 
 def teacher() -> nn.Module:
-    """About 110,000 parameters."""
+    """About 128,000 parameters."""
     return DigitNet(width=28, blocks=2)
 
 
 def student() -> nn.Module:
-    """About 13,000 parameters before pruning."""
+    """About 24,000 parameters, 13,000 after the pruning of the recipe."""
     return DigitNet(width=16, blocks=1)
