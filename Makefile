@@ -50,6 +50,7 @@ bench: $(VENV)/.installed-dev ## heavy measurements; results go to hw-bench/resu
 	@cd $(ROOT) && $(BIN)/python hw-bench/plans/run_all.py $(ARGS)
 
 soak: $(VENV)/.installed-dev ## long-running torture of the update path
+	@cd $(ROOT) && $(BIN)/python tests/fault/power.py --out hw-bench/results/power_cut.json
 	@cd $(ROOT) && $(BIN)/python tests/fault/sigkill.py --kills 200 --out hw-bench/results/sigkill.json
 	@cd $(ROOT) && $(BIN)/python tests/fault/interrupt_road.py --out hw-bench/results/interrupt_road.json
 
