@@ -121,8 +121,13 @@ def _error(names: list[str], channels: int, seed: int, half: bool) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
+def _fits(names: list[str]) -> bool:
+    """Whether an image of 8 by 8 stays one, and small."""
+    return all(sum(name in kind for name in names) <= 2 for kind in (_SHRINK, _GROW))
+
+
 _DRAWN = {
-    "names": st.lists(st.sampled_from(sorted(_LAYERS)), min_size=2, max_size=7),
+    "names": st.lists(st.sampled_from(sorted(_LAYERS)), min_size=2, max_size=7).filter(_fits),
     "channels": st.sampled_from([2, 3, 8]),
     "seed": st.integers(0, 2**16),
     "half": st.booleans(),
