@@ -281,7 +281,7 @@ class _Tensors:
             return at * size
 
         for plane in range(height * width):
-            step = max(1, 131072 // columns)
+            step = max(1, 65536 // columns)
             for top in range(0, rows, step):
                 todo = []
                 for r in range(top, min(top + step, rows)):

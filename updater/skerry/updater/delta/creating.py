@@ -28,6 +28,7 @@ __all__ = ["create"]
 _SEGMENT_BYTES = 4 << 20
 _DICTIONARY_BYTES = 16 << 20
 _SPARSE = 4096
+_SAMPLE_BYTES = 1 << 19
 _WORTH, _WORTH_LARGE = 1.3, 1.05
 
 
@@ -207,10 +208,28 @@ def _segment(
         payload = pack_program(operations, base, target)
         tensors = sum(op.length for op in operations if op.kind == Kind.TENSOR)
         low = max(0, min(begin - _SEGMENT_BYTES, len(base) - _DICTIONARY_BYTES))
-        worth = _WORTH_LARGE if tensors > len(target) // 2 > _SEGMENT_BYTES // 4 else _WORTH
         near, data = base[low : low + _DICTIONARY_BYTES], bytes(target)
+        large = tensors > len(data) // 2 > _SAMPLE_BYTES
         for dictionary in (base[:0], near):
-            if quick_size(data, dictionary) < worth * len(payload):
+            if large:
+                quick = _sampled_size(data, begin, dictionary and base)
+            else:
+                quick = quick_size(data, dictionary) / len(data)
+            if quick * len(data) < (_WORTH_LARGE if large else _WORTH) * len(payload):
                 whole = pack_whole(data, dictionary, low, thorough=not len(dictionary))
                 payload = min(payload, whole, key=len)
     return varint(len(target)) + varint(len(payload)) + payload
+
+
+def _sampled_size(data: bytes, begin: int, base: memoryview) -> float:
+    """About how large each byte of `data` would be, from a part in its middle.
+
+    Args:
+        data: a segment's bytes.
+        begin: where they lie in the new file.
+        base: the base; a part of it at about the same place serves as dictionary.
+    """
+    middle = (len(data) - _SAMPLE_BYTES) // 2
+    low = max(0, begin + middle - _SAMPLE_BYTES)
+    part = data[middle : middle + _SAMPLE_BYTES]
+    return quick_size(part, base[low : low + 3 * _SAMPLE_BYTES]) / len(part)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skerry.devices.errors import BundleError
 from skerry.updater.delta.tables import SCALE, SCALE_BITS, Tables
-from skerry.updater.delta.tokens import ESCAPE
+from skerry.updater.delta.tokens import ESCAPE, TOKENS
 
 __all__ = ["Decoder", "Encoder"]
 
@@ -21,6 +21,9 @@ _MASK = np.uint32(SCALE - 1)
 _SHIFT = np.uint32(SCALE_BITS)
 _FREQUENCY_AT, _START_AT = np.uint32(8), np.uint32(20)
 _WORD = np.uint32((1 << 16) - 1)
+_START_BITS, _START_MASK = np.uint32(13), np.uint32((1 << 13) - 1)
+_ONE_START = np.uint32(1 << 13)
+_BITS = SCALE_BITS - np.log2(np.maximum(np.arange(SCALE + 1), 1))
 _WORD_BITS, _ONE = np.uint32(16), np.uint32(1)
 _Contexts = NDArray[np.int64]
 _Tokens = NDArray[np.uint8]
@@ -83,8 +86,7 @@ class Decoder:
 
     def bits(self, contexts: _Contexts, tokens: _Tokens) -> float:
         """How many bits the last block took."""
-        frequency = np.maximum(self._tables.frequency[contexts, tokens], 1)
-        return float((SCALE_BITS - np.log2(frequency)).sum())
+        return float(_BITS[self._tables.ranges[contexts * TOKENS + tokens] >> _START_BITS].sum())
 
     def end(self) -> None:
         """Raise unless everything was used up and each lane is where its encoder began."""
@@ -108,15 +110,15 @@ class Encoder:
         """Take one block; returns it."""
         assert given is not None
         self._tables.prepare(contexts)
-        frequency = self._tables.frequency[contexts, given]
-        coded = np.where(frequency == 0, ESCAPE, given)
-        escaped = np.flatnonzero(frequency == 0)
+        ranges = self._tables.ranges
+        found = ranges[contexts * TOKENS + given]
+        escaped = (found < _ONE_START).nonzero()[0]
         if len(escaped):
             self.raw(np.full(len(escaped), 8), given[escaped].astype(np.int64))
-            frequency = self._tables.frequency[contexts, coded]
-        start = self._tables.start[contexts, coded]
-        self._blocks.append((frequency.astype(np.uint32), start.astype(np.uint32)))
-        self.cost += float((SCALE_BITS - np.log2(frequency)).sum())
+            found[escaped] = ranges[contexts[escaped] * TOKENS + ESCAPE]
+        frequency = found >> _START_BITS
+        self._blocks.append((frequency, found & _START_MASK))
+        self.cost += float(np.bincount(frequency, minlength=SCALE + 1) @ _BITS)
         self._tables.observe(contexts, given)
         return given
 

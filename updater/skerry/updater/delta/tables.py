@@ -73,12 +73,12 @@ def expected(level: int) -> NDArray[np.int64]:
 class Tables:
     """What is known so far about the tokens of each context.
 
-    `slots[context * SCALE + slot]` packs token | (frequency − 1) << 8 | (slot − start) << 20.
+    `slots[context * SCALE + slot]` packs token | (frequency − 1) << 8 | (slot − start) << 20, and
+    `ranges[context * TOKENS + token]` packs start | frequency << 13.
     """
 
     def __init__(self) -> None:
-        self.frequency = np.zeros((CONTEXTS, TOKENS), np.int64)
-        self.start = np.zeros((CONTEXTS, TOKENS), np.int64)
+        self.ranges = np.zeros(CONTEXTS * TOKENS, np.uint32)
         self.slots = np.zeros(CONTEXTS * SCALE, np.uint32)
         self._counts = np.zeros((CONTEXTS, TOKENS), np.int64)
         self._seen = np.zeros(CONTEXTS, np.int64)
@@ -116,9 +116,8 @@ class Tables:
         share = (known << _UNIT) // known.sum(1, keepdims=True)
         weights = (self._counts[due] << _UNIT) + _PRIOR_OF_CONTEXT * share[of]
         frequency = _apportioned(weights, self._counts[due] > 0)
-        self.frequency[due] = frequency
         start = np.cumsum(frequency, 1) - frequency
-        self.start[due] = start
+        self.ranges.reshape(CONTEXTS, TOKENS)[due] = start | frequency << 13
         tokens = np.arange(TOKENS, dtype=np.int64)
         packed = np.broadcast_to(tokens, frequency.shape) | (frequency - 1) << 8
         slot = np.tile(np.arange(SCALE), len(due))

@@ -24,7 +24,7 @@ __all__ = ["RATIO_BITS", "Coder", "Expectation", "code_tensors", "scaled"]
 _Integers = NDArray[np.int64]
 
 RATIO_BITS = 10
-_BLOCK = 1 << 17
+_BLOCK = 1 << 16
 _SIDE_BLOCK = 256
 _ROWS, _COLUMNS, _RATIOS, _RELATIVE = 1, 2, 4, 8
 _UNKNOWN = BINS - 1
