@@ -96,12 +96,14 @@ def test_a_key_is_overridden_from_the_command_line(
     overrides = [
         "model.version=2",
         "quantize.calibrator=minmax",
+        "quantize.per_channel=false",
         'quantize.refinements=["adaround", "bias_correction"]',
         "source.weights=better.safetensors",
     ]
     file = load_recipe(project / "recipe.toml", [*overrides, 'target.formats=["onnx", "tflite"]'])
     assert file.recipe.model.version == "2"
     assert file.recipe.quantize.calibrator == "minmax"
+    assert not file.recipe.quantize.per_channel
     assert file.recipe.quantize.refinements == ("adaround", "bias_correction")
     assert file.recipe.target.formats == ("onnx", "tflite")
     assert file.recipe.source.weights == str(project / "sub" / "better.safetensors")

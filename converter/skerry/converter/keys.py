@@ -54,8 +54,9 @@ class Keys:
         steps = [msgspec.to_builtins(step) for step in recipe.step]
         trained = fingerprint([source, dataset_fingerprint(loaded.train), evaluation, steps])
         rows = dataset_fingerprint(loaded.calibration)
-        how = [recipe.quantize.calibrator, list(recipe.quantize.refinements), recipe.target.profile]
-        quantized = fingerprint([trained, rows, *how])
+        scheme = recipe.quantize
+        how = [scheme.calibrator, scheme.per_channel, list(scheme.refinements)]
+        quantized = fingerprint([trained, rows, *how, recipe.target.profile])
         return cls(source, trained, quantized, evaluation)
 
     def emitted(self, whose: str, form: str, precision: str) -> list[str]:

@@ -84,7 +84,11 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
             floating,
             example_inputs(recipe.input),
             [as_tensors(batch) for batch in batches],
-            Scheme(calibrator=recipe.quantize.calibrator, refinements=recipe.quantize.refinements),
+            Scheme(
+                calibrator=recipe.quantize.calibrator,
+                per_channel=recipe.quantize.per_channel,
+                refinements=recipe.quantize.refinements,
+            ),
         )
 
     with output.progress("running the source"):

@@ -178,12 +178,15 @@ class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         precisions: each becomes one artifact per format.
         calibrator: how the range of an activation follows from its values.
+        per_channel: whether weights have a scale for each output channel, or one for all: fewer
+            bytes where layers are small, and more noise.
         refinements: what is done to lose less, at the price of time: `equalization` of weights
             before calibration, learned rounding (`adaround`) and `bias_correction` after it.
     """
 
     precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("fp32", "int8")
     calibrator: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
+    per_channel: bool = True
     refinements: tuple[Literal["equalization", "adaround", "bias_correction"], ...] = ()
 
 

@@ -151,7 +151,21 @@ def _point(signatures: Any, ends: str, old: int, new: int) -> None:
                 entry.tensorIndex = new
 
 
+class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no types
+    """Writes equal vectors once: the zero points of every layer are as many zeros."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray[Any, Any]) -> int:
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]
+
+
 def _pack(model: Any) -> bytes:
-    builder = flatbuffers.Builder(1024)
+    builder = _SharingBuilder(1024)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())

@@ -33,8 +33,6 @@ _NOTHING_AT_INFERENCE = {
     _aten.feature_dropout.default,
 }
 
-_AVG_POOL2D = (None, None, [], [0, 0], False, True, None)  # what arguments are when left out
-
 
 def export(
     module: nn.Module, example: Sequence[Tensor], *, free_batch: bool
@@ -121,8 +119,10 @@ def _averages_everything(node: Node, x: Node) -> bool:
         return given[1] in ([1, 1], [1])
     if node.target is not _aten.avg_pool2d.default:
         return False
-    _, kernel, _, padding, _, _, divisor = (*given, *_AVG_POOL2D[len(given) :])
-    return list(kernel) == list(x.meta["val"].shape[-2:]) and not any(padding) and divisor is None
+    padding = given[3] if len(given) > 3 else ()
+    divisor = given[6] if len(given) > 6 else None
+    whole = list(given[1]) == list(x.meta["val"].shape[-2:])
+    return whole and not any(padding) and divisor is None
 
 
 def _casts_nothing(node: Node, x: Node) -> bool:
