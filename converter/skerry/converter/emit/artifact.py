@@ -52,7 +52,7 @@ class Emitted:
     Attributes:
         path: the file; for Core ML the package folder.
         inputs, outputs: the artifact's own tensors, in the order of the signature. Core ML has no
-            uint8 tensors: such an input is int32 there.
+            tensors of 8 or 16 bits, TFLite files here none of 64: they are int32 or float32 there.
     """
 
     path: Path

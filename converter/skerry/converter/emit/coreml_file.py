@@ -28,6 +28,7 @@ from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["emit_coreml"]
 
+_RECURRENT = {"gru", "lstm", "rnn_relu", "rnn_tanh"}
 # What stands in for a dtype that Core ML has no multi-array of.
 _CARRIED_AS = {"uint8": "int32", "int8": "int32", "int16": "int32", "int64": "int32"}
 
@@ -79,10 +80,13 @@ def _convert(
         types = {"float32": mil.types.fp32, "int32": mil.types.int32}
         half = precision == "fp16"
         try:
-            program = torch.export.export(module, row).run_decompositions({})
+            program = _traced(module, row)
             return coremltools.convert(
                 program,
-                inputs=[coremltools.TensorType(name=spec.name) for spec in inputs],
+                inputs=[
+                    coremltools.TensorType(name=spec.name, shape=x.shape, dtype=types[spec.dtype])
+                    for spec, x in zip(inputs, row, strict=True)
+                ],
                 outputs=[
                     coremltools.TensorType(name=spec.name, dtype=types[spec.dtype])
                     for spec in outputs
@@ -101,6 +105,16 @@ def _convert(
                 where="coreml",
                 remedy="leave coreml out of the targets, or replace the operator that it names",
             ) from error
+
+
+def _traced(module: nn.Module, row: tuple[Tensor, ...]) -> Any:
+    """The program in a form coremltools reads: it takes recurrent layers as TorchScript only."""
+    program = torch.export.export(module, row)
+    if not any(getattr(n.target, "_opname", "") in _RECURRENT for n in program.graph.nodes):
+        return program.run_decompositions({})
+    with torch.no_grad():
+        fixed = program.module(check_guards=False)
+        return torch.jit.trace(fixed, row, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def _carried(spec: TensorSpec) -> TensorSpec:

@@ -27,6 +27,9 @@ from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["emit_tflite"]
 
+# The converter narrows what no device kernel takes.
+_CARRIED_AS = {"int64": "int32", "float64": "float32"}
+
 
 def emit_tflite(
     model: nn.Module | QuantizedModel,
@@ -94,4 +97,4 @@ def _convert(
 
 
 def _one_row(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:]))
+    return TensorSpec(spec.name, _CARRIED_AS.get(spec.dtype, spec.dtype), (1, *spec.shape[1:]))
