@@ -58,6 +58,26 @@ def _run(artifact, rows):
     return MilProgram.load(artifact.path).run({"x": rows.astype(spec.dtype)})["y"]
 
 
+def test_large_recurrent_weights_are_stored_as_integers(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.LSTM(8, 64, batch_first=True)
+    module, x = nn.Sequential(layer, _Last()).eval(), torch.randn(3, 12, 8)
+    signature = Signature(
+        (TensorSpec("x", "float32", (-1, 12, 8)),), (TensorSpec("y", "float32", (-1, 64)),)
+    )
+    artifact = emit("onnx", "int8-weights", module, (x,), signature, tmp_path)
+    weights = sum(weight.numel() for weight in layer.parameters())
+    assert artifact.path.stat().st_size < 1.5 * weights
+    with torch.no_grad():
+        expected = module(x).numpy()
+    assert np.abs(_run(artifact, x.numpy()) - expected).max() < 0.01
+
+
+class _Last(nn.Module):
+    def forward(self, found):
+        return found[0][:, -1]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8-weights"])
 @pytest.mark.parametrize("fmt", ["onnx", "tflite", "coreml"])
 @pytest.mark.parametrize("kind", [_Recurrent, _Attention])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 
 from skerry.converter.emit.artifact import Emitted, Signature
@@ -30,6 +31,8 @@ from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["emit_onnx", "lower"]
 
+_RECURRENT = {"GRU", "LSTM", "RNN"}
+_LARGEST_FOLDED = 1 << 28  # elements
 _OPSET = 21  # DequantizeLinear by blocks, and 4-bit integers
 
 
@@ -66,6 +69,9 @@ def emit_onnx(
 def lower(model: ir.Model, precision: str) -> None:
     """Rewrite an exported model in place for its precision; every step is exact but fp16's own."""
     graph = model.graph
+    if precision != "int8" and any(node.op_type in _RECURRENT for node in graph):
+        # The exporter reorders gates in the graph, and leaves large weights for the engine to fold.
+        fold_constants(model, input_size_limit=_LARGEST_FOLDED, output_size_limit=_LARGEST_FOLDED)
     if precision == "int8":
         absorb_activations.apply(graph, absorb_activations.find(graph))
         split_activations.apply(graph, split_activations.find(graph))
