@@ -6,6 +6,8 @@ It shares no line with skerry's decoder; where both give the same bytes the docu
 import bz2
 import hashlib
 import lzma
+import math
+import struct
 from itertools import permutations
 from math import isqrt
 
@@ -268,6 +270,20 @@ class _Tensors:
         assert all(x == 1 << 16 for x in self.states) and next(self.words, None) is None
         return out
 
+    @staticmethod
+    def scaled(element, bits, reference, ratio):
+        form, unsigned, fine, sign = (
+            ("<e", "<H", 14, 1 << 15) if element == 3 else ("<f", "<I", 22, 1 << 31)
+        )
+        old = struct.unpack(form, struct.pack(unsigned, bits))[0]
+        try:
+            found = struct.unpack(unsigned, struct.pack(form, old * (1 + ratio / (1 << fine))))[0]
+        except OverflowError:
+            return reference
+        if not math.isfinite(old):
+            return reference
+        return found ^ (2 * sign - 1) if found & sign else found | sign
+
     def tensor(self, shape, old, mode, level, row_levels, column_levels, ratios):
         element, (height, width, rows, columns), old_order, new_order = shape
         size, sizes = _SIZES[element], (height, width, rows, columns)
@@ -297,6 +313,8 @@ class _Tensors:
                             reference = bits ^ (limit - 1) if bits & sign else bits | sign
                             exponent = max(1, (bits & sign - 1) >> _MANTISSA[element])
                             index -= 0 if mode & 8 else 2 * exponent
+                        if ratios and element in (3, 5):
+                            reference = self.scaled(element, bits, reference, ratios[r])
                         index = min(max(index, 0), 63)
                         scale = (isqrt(1 << 124 - index) >> 30) + 1 >> 1
                         pulls = []

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from skerry.updater.delta.geometry import Element, Geometry, Unsigned
 from skerry.updater.delta.tables import LEVELS, LOWEST_LEVEL, expected
-from skerry.updater.delta.tensors import RATIO_BITS, Expectation, scaled
+from skerry.updater.delta.tensors import Expectation, scaled
 from skerry.updater.delta.tokens import RAW_BITS, split
 
 __all__ = ["expectation"]
 
 _SIDE_BITS = 2.0
+_LEAST_ROW = 16
 _RATIO_COST = 7.0
 _EVIDENCE = 3.0
 _LEAST = 2.0**-9
@@ -82,26 +83,36 @@ def _differences(
 ) -> NDArray[np.int64]:
     reference = element.ordered(old)
     if ratios is not None:
-        planes = [scaled(plane, ratios)[0] for plane in old]
-        reference = np.stack(planes).astype(np.uint8)
+        reference = np.stack([scaled(element, plane, ratios)[0] for plane in old])
     return element.differences(element.ordered(new), reference)
 
 
 def _ratios(element: Element, old: Unsigned, new: Unsigned) -> Iterator[NDArray[np.int64] | None]:
     """No ratios, and those that fit each row best, where a row is long enough to tell."""
     yield None
-    if element is not Element.INT8 or old.shape[0] * old.shape[2] < 16:
+    one = 1 << element.ratio_bits
+    if one == 1 or old.shape[0] * old.shape[2] < _LEAST_ROW:
         return
-    was = old.view(np.int8).astype(np.float64)
-    now = new.view(np.int8).astype(np.float64)
-    fit = (was * now).sum((0, 2)) / np.maximum((was * was).sum((0, 2)), 1)
-    ratios = np.clip(np.rint((fit - 1) * (1 << RATIO_BITS)), -512, 512).astype(np.int64)
-    before = np.log2(1 + np.abs(now - was)).sum((0, 2))
-    moved = np.stack([scaled(plane, ratios)[0] for plane in old])
-    after = np.log2(1 + np.abs(now - moved)).sum((0, 2))
+    was, now = (_values(element, bits) for bits in (old, new))
+    with np.errstate(all="ignore"):
+        fit = (was * now).sum((0, 2)) / (was * was).sum((0, 2)) - 1
+    fit = np.where(np.isfinite(fit), np.clip(fit, -0.5, 0.5), 0)
+    ratios = np.rint(fit * one).astype(np.int64)
+    before, after = (
+        np.log2(1.0 + np.abs(_differences(element, old, new, tried))).sum((0, 2))
+        for tried in (None, ratios)
+    )
     ratios[after > before - _RATIO_COST] = 0
     if ratios.any():
         yield ratios
+
+
+def _values(element: Element, bits: Unsigned) -> _Floats:
+    """The elements as numbers; what is not finite, or too large to be squared, as zero."""
+    form = np.dtype(np.int8) if element is Element.INT8 else np.dtype(f"<f{element.bytes}")
+    with np.errstate(all="ignore"):
+        values = bits.view(form).astype(np.float64)
+    return np.where(np.abs(values) < 1e100, values, 0.0)
 
 
 def _candidates(
@@ -109,7 +120,9 @@ def _candidates(
 ) -> Iterator[tuple[Expectation, float]]:
     """Expectations with and without rows and columns, and the bits these take themselves."""
     _, rows, columns = size.shape
-    paid = 0.0 if ratios is None else _RATIO_COST * np.count_nonzero(ratios) + len(ratios)
+    paid = 0.0
+    if ratios is not None:
+        paid = float(len(ratios) + 2 * np.log2(1 + np.abs(ratios)).sum())
     mean = max(float(size.mean()), _LEAST)
     level = int(_levels(np.array([mean]))[0])
     yield Expectation(level + lift, ratios=ratios), paid

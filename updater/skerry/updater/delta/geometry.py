@@ -47,6 +47,11 @@ class Element(IntEnum):
         """Stored mantissa bits; 0 for an integer."""
         return (0, 0, 0, 10, 7, 23)[self]
 
+    @property
+    def ratio_bits(self) -> int:
+        """How finely a ratio is told: in 2^−ratio_bits; 0 where there are none."""
+        return (10, 0, 0, 14, 0, 22)[self]
+
     def ordered(self, bits: Unsigned) -> Unsigned:
         """Bit patterns → integers in the order of the values, neighbours one apart."""
         if not self.mantissa_bits:

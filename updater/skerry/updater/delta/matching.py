@@ -19,6 +19,7 @@ _SAMPLES = 2048
 _ALIKE = 0.3
 _CANDIDATES = 48
 _LEAST_ELEMENTS = 1
+_OUTLYING = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +153,15 @@ def _correlation(
 
 
 def _values(element: Element, bits: NDArray[np.unsignedinteger]) -> NDArray[np.float64]:
+    """The elements as numbers, outliers confined."""
     match element:
         case Element.FLOAT32 | Element.FLOAT16:
-            values = bits.view(f"<f{element.bytes}").astype(np.float64)
+            found = bits.view(f"<f{element.bytes}")
         case Element.BFLOAT16:
-            values = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+            found = (bits.astype(np.uint32) << 16).view(np.float32)
         case _:
-            values = bits.view(f"<i{element.bytes}").astype(np.float64)
-    return np.clip(np.nan_to_num(values), -1e30, 1e30)
+            found = bits.view(f"<i{element.bytes}")
+    with np.errstate(all="ignore"):
+        values = np.nan_to_num(found.astype(np.float64), posinf=0.0, neginf=0.0)
+    most = _OUTLYING * float(np.median(np.abs(values)))
+    return np.clip(values, -most, most) if most else values

@@ -19,11 +19,10 @@ from skerry.updater.delta.geometry import Element, Geometry, Unsigned
 from skerry.updater.delta.tables import BINS, LEVELS, LOWEST_LEVEL
 from skerry.updater.delta.tokens import FIRST_LARGE, RAW_BITS, split, value_of, with_raw
 
-__all__ = ["RATIO_BITS", "Coder", "Expectation", "code_tensors", "scaled"]
+__all__ = ["Coder", "Expectation", "code_tensors", "scaled"]
 
 _Integers = NDArray[np.int64]
 
-RATIO_BITS = 10
 _BLOCK = 1 << 16
 _SIDE_BLOCK = 256
 _ROWS, _COLUMNS, _RATIOS, _RELATIVE = 1, 2, 4, 8
@@ -66,8 +65,8 @@ class Expectation:
     Attributes:
         level: of the whole tensor.
         rows, columns: what each row and column adds to it.
-        ratios: for each row, what the old integers are multiplied by before they are subtracted,
-            as 1 + ratio / 2^RATIO_BITS. INT8 only.
+        ratios: for each row, what the old elements are multiplied by before they are subtracted,
+            as 1 + ratio / 2^ratio_bits of the element. Only where that is not 0.
         relative: whether the differences of floats go with the floats themselves; they are else
             expected to be as large whatever the float.
     """
@@ -195,16 +194,28 @@ def _values(
     return found if flipped is None else np.where(flipped, -found, found)
 
 
-def scaled(old: Unsigned, ratios: _Integers) -> tuple[_Integers, _Integers]:
-    """INT8 rows times their ratios: the nearest integers, and what is left, in 2^−RATIO_BITS.
+def scaled(element: Element, old: Unsigned, ratios: _Integers) -> tuple[Unsigned, _Integers | None]:
+    """Rows times their ratios: the nearest elements as ordered integers, and what is left.
 
     Args:
-        old: [rows, columns] as unsigned bytes.
+        element: the elements' type.
+        old: [rows, columns].
         ratios: [rows].
+
+    Returns:
+        The products, and for INT8 how far each lies below the exact one, in 2^−ratio_bits.
     """
-    exact = old.view(np.int8).astype(np.int64) * ((1 << RATIO_BITS) + ratios[:, None])
-    near = (exact + (1 << RATIO_BITS - 1)) >> RATIO_BITS
-    return np.clip(near, -128, 127), exact - (near << RATIO_BITS)
+    bits = element.ratio_bits
+    if element is Element.INT8:
+        exact = old.view(np.int8).astype(np.int64) * ((1 << bits) + ratios[:, None])
+        near = (exact + (1 << bits - 1)) >> bits
+        return np.clip(near, -128, 127).astype(np.uint8), exact - (near << bits)
+    form = np.dtype(f"<f{element.bytes}")
+    with np.errstate(all="ignore"):
+        factors = 1 + ratios[:, None] / (1 << bits)
+        product = (old.view(form).astype(np.float64) * factors).astype(form)
+    finite = np.isfinite(product) & np.isfinite(old.view(form))
+    return element.ordered(np.where(finite, product.view(element.dtype), old)), None
 
 
 def _code_tensor(
@@ -257,10 +268,12 @@ def _prediction(
     element: Element, expected: Expectation, old: Unsigned, part: slice, levels: _Integers
 ) -> tuple[Unsigned, _Integers | None]:
     """What is subtracted from the new elements, and how far they are likely to lie from it."""
-    if expected.ratios is None or element is not Element.INT8:
+    if expected.ratios is None or not element.ratio_bits:
         return element.ordered(old), None
-    moved, rest = scaled(old, expected.ratios[part])
-    return moved.astype(np.uint8), rest * _NEAR[levels] >> _NEAR_BITS + RATIO_BITS
+    reference, rest = scaled(element, old, expected.ratios[part])
+    if rest is None:
+        return reference, None
+    return reference, rest * _NEAR[levels] >> _NEAR_BITS + element.ratio_bits
 
 
 def _contexts(
