@@ -4,7 +4,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from skerry.converter.emit.tflite_edit import plain_names
+from skerry.converter.emit.tflite_edit import plain_names, single_scales
 
 CHANNELS = 512
 
@@ -19,12 +19,26 @@ def tensor(name: str, scale: float) -> schema.TensorT:
     return made
 
 
-def model(*tensors: schema.TensorT) -> bytes:
+def operator(inputs: list[int], outputs: list[int]) -> schema.OperatorT:
+    made = schema.OperatorT()
+    made.opcodeIndex = 0
+    made.inputs, made.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+    return made
+
+
+def scale_counts(content: bytes) -> list[int]:
+    found = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].tensors
+    return [len(one.quantization.scale) for one in found]
+
+
+def model(*tensors: schema.TensorT, operators: tuple[schema.OperatorT, ...] = ()) -> bytes:
     made, graph = schema.ModelT(), schema.SubGraphT()
     graph.tensors, graph.inputs, graph.outputs = list(tensors), np.array([0]), np.array([1])
-    graph.operators = []
+    graph.operators = list(operators)
     made.version, made.subgraphs, made.buffers = 3, [graph], [schema.BufferT()]
-    made.operatorCodes = []
+    linear = schema.OperatorCodeT()
+    linear.builtinCode = linear.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
+    made.operatorCodes = [linear]
     builder = flatbuffers.Builder(1024)
     builder.Finish(made.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -39,3 +53,13 @@ def test_equal_vectors_are_written_once_and_read_everywhere() -> None:
     assert all(not one.quantization.zeroPoint.any() for one in found)
     assert all(len(one.quantization.zeroPoint) == CHANNELS for one in found)
     assert plain_names(smaller) == smaller
+
+
+def test_equal_scales_of_a_linear_layer_become_one() -> None:
+    uneven = tensor("uneven", 0.5)
+    uneven.quantization.scale[7] = 0.25
+    parts = [tensor("x", 1.0), tensor("y", 1.0), tensor("w", 0.5), tensor("b", 0.5), uneven]
+    layers = [operator([0, 2, 3], [1]), operator([0, 4, 3], [1]), operator([0, 4, -1], [1])]
+    assert scale_counts(single_scales(model(*parts, operators=tuple(layers[1:])))) == [CHANNELS] * 5
+    found = scale_counts(single_scales(model(*parts, operators=tuple(layers[:1]))))
+    assert found == [CHANNELS, CHANNELS, 1, 1, CHANNELS]

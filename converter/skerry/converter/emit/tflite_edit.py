@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["float_ends", "half_weights", "linear_layers", "plain_names"]
+__all__ = ["float_ends", "half_weights", "linear_layers", "plain_names", "single_scales"]
 
 _IDENTIFIER = b"TFL3"
 _SMALLEST_HALVED = 32  # elements; below this an operator costs more than it saves
@@ -70,6 +70,27 @@ def linear_layers(content: bytes) -> tuple[tuple[str, int], ...]:
         if model.operatorCodes[operator.opcodeIndex].builtinCode
         == schema.BuiltinOperator.FULLY_CONNECTED
     )
+
+
+def single_scales(content: bytes) -> bytes:
+    """Let weights and biases of a fully connected layer have one scale, where all are the same."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        if code != schema.BuiltinOperator.FULLY_CONNECTED:
+            continue
+        read = [graph.tensors[index].quantization for index in operator.inputs[1:] if index >= 0]
+        if all(one is not None and _same_everywhere(one) for one in read):
+            for one in read:
+                one.scale, one.zeroPoint = one.scale[:1], one.zeroPoint[:1]
+    return _pack(model)
+
+
+def _same_everywhere(found: Any) -> bool:
+    if found.scale is None or found.zeroPoint is None:
+        return False
+    return len(set(map(float, found.scale))) == 1 and len(set(map(int, found.zeroPoint))) == 1
 
 
 def half_weights(content: bytes) -> bytes:

@@ -18,7 +18,7 @@ from skerry.converter.emit.inputs import (
     output_specs_fit,
     prepared_path,
 )
-from skerry.converter.emit.tflite_edit import float_ends, half_weights, plain_names
+from skerry.converter.emit.tflite_edit import float_ends, half_weights, plain_names, single_scales
 from skerry.converter.emit.tflite_weights import integer_weights
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.devices.errors import InputError, UnsupportedError
@@ -49,6 +49,8 @@ def emit_tflite(
     output_specs_fit(module, row, signature)
     content = _convert(module, row, signature, integer=precision == "int8")
     content = plain_names(float_ends(content))
+    if precision == "int8":
+        content = single_scales(content)
     if precision == "fp16":
         content = half_weights(content)
     if precision in ROUNDED:
