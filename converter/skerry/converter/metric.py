@@ -14,13 +14,13 @@ from skerry.devices.errors import InputError
 
 __all__ = ["METRICS", "Metric", "agreement", "metric_by_name", "snr_db"]
 
-Array = NDArray[Any]
-Metric = Callable[[Mapping[str, Array], Array], float]
+_Array = NDArray[Any]
+Metric = Callable[[Mapping[str, _Array], _Array], float]
 
 _HIGHEST_SNR_DB = 200.0
 
 
-def _top(count: int, outputs: Mapping[str, Array], labels: Array) -> float:
+def _top(count: int, outputs: Mapping[str, _Array], labels: _Array) -> float:
     scores = next(iter(outputs.values()))
     scores = scores.reshape(-1, scores.shape[-1])
     if count == 1:
@@ -31,11 +31,11 @@ def _top(count: int, outputs: Mapping[str, Array], labels: Array) -> float:
     return 100.0 * float(hits.mean())
 
 
-def _top1(outputs: Mapping[str, Array], labels: Array) -> float:
+def _top1(outputs: Mapping[str, _Array], labels: _Array) -> float:
     return _top(1, outputs, labels)
 
 
-def _top5(outputs: Mapping[str, Array], labels: Array) -> float:
+def _top5(outputs: Mapping[str, _Array], labels: _Array) -> float:
     return _top(5, outputs, labels)
 
 
@@ -54,7 +54,7 @@ def metric_by_name(text: str, folder: Path) -> Metric:
     if function is None:
         raise InputError(f"there is no metric {text!r}", remedy=f"there are: {', '.join(METRICS)}")
 
-    def users(outputs: Mapping[str, Array], labels: Array) -> float:
+    def users(outputs: Mapping[str, _Array], labels: _Array) -> float:
         value = float(function.call(dict(outputs), labels))
         if not np.isfinite(value):
             raise InputError(f"the metric gave {value}", where=function)
@@ -63,12 +63,12 @@ def metric_by_name(text: str, folder: Path) -> Metric:
     return users
 
 
-def agreement(one: Array, other: Array) -> float:
+def agreement(one: _Array, other: _Array) -> float:
     """The share of rows, 0 to 1, whose argmax over the last axis is the same."""
     return float((one.argmax(-1) == other.argmax(-1)).mean())
 
 
-def snr_db(reference: Array, found: Array) -> float:
+def snr_db(reference: _Array, found: _Array) -> float:
     """Signal-to-noise ratio in decibels: 10 log10(Σ reference² / Σ (reference - found)²).
 
     Identical outputs give 200 dB, the largest value returned.

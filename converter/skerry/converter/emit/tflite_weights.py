@@ -21,7 +21,7 @@ def integer_weights(content: bytes, precision: str) -> bytes:
         content: a float32 file whose weights lie on their grid already.
         precision: `int8-dynamic`, `int8-weights` or `int4-weights`.
     """
-    from ai_edge_quantizer import quantizer  # type: ignore[import-untyped]  # it ships none
+    from ai_edge_quantizer import quantizer
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -20,7 +20,7 @@ from skerry.devices.output import human_bytes
 
 __all__ = ["Evidence", "build_report"]
 
-Outputs = Mapping[str, NDArray[Any]]
+_Outputs = Mapping[str, NDArray[Any]]
 _MOST_CLASSES = 30
 _LONGEST_NAME = 34
 
