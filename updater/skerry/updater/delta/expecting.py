@@ -22,7 +22,7 @@ _RATIO_COST = 7.0
 _EVIDENCE = 3.0
 _LEAST = 2.0**-9
 _SMALL = 4096
-_ENOUGH = 1 << 18
+_ENOUGH = 1 << 16
 
 _Floats = NDArray[np.float64]
 

@@ -20,6 +20,7 @@ __all__ = ["pack_copy", "pack_program", "pack_whole", "quick_size"]
 _MOST_LANES_LOG = 12
 _QUICK_LEVEL = 1
 _LANE_BYTES = 1 << 17
+_LARGE_BITS = 4e6
 _LANE_SHARE = 1 / 160
 
 
@@ -90,7 +91,8 @@ def _tensor_stream(tensors: Sequence[tuple[Geometry, int, memoryview]], base: me
         given.append((expectation(geometry, geometry.canonical(old(i)), new), new))
     for _ in code_tensors(coder, [geometry for geometry, _, _ in tensors], old, given):
         pass
-    wanted = max(1.0, coder.cost / 8 * _LANE_SHARE / 4)
+    share = _LANE_SHARE if coder.cost < _LARGE_BITS else 2 * _LANE_SHARE
+    wanted = max(1.0, coder.cost / 8 * share / 4)
     least = sum(geometry.length for geometry, _, _ in tensors) / _LANE_BYTES
     log = min(_MOST_LANES_LOG, max(int(np.log2(wanted)), int(np.ceil(np.log2(max(1.0, least))))))
     states, words, raw = coder.finish(1 << log)

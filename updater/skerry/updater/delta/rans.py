@@ -53,7 +53,7 @@ class Decoder:
         lanes, slots, words, at = len(self._states), self._tables.slots, self._words, self._at
         for begin in range(0, len(contexts), lanes):
             state = self._states[: len(contexts) - begin]
-            packed = slots[rows[begin : begin + lanes] | (state & _MASK)]
+            packed = slots.take(rows[begin : begin + lanes] | (state & _MASK))
             out[begin : begin + lanes] = packed  # the lowest byte
             state >>= _SHIFT
             state *= (packed >> _FREQUENCY_AT & _MASK) + _ONE
@@ -63,7 +63,7 @@ class Decoder:
             at += len(hungry)
             if len(taken) != len(hungry):
                 raise BundleError("coded words end too early")
-            state[hungry] = state[hungry] << _WORD_BITS | taken
+            state[hungry] = state.take(hungry) << _WORD_BITS | taken
         self._at = at
         escaped = np.flatnonzero(out == ESCAPE)
         if len(escaped):
@@ -111,7 +111,7 @@ class Encoder:
         assert given is not None
         self._tables.prepare(contexts)
         ranges = self._tables.ranges
-        found = ranges[contexts * TOKENS + given]
+        found = ranges.take(contexts * TOKENS + given)
         escaped = (found < _ONE_START).nonzero()[0]
         if len(escaped):
             self.raw(np.full(len(escaped), 8), given[escaped].astype(np.int64))
@@ -156,9 +156,10 @@ class Encoder:
         widths, values = widths[used], values[used]
         total = int(widths.sum())
         begins = np.cumsum(widths) - widths
-        out = np.zeros((total + 7) // 8 + 8, np.int64)
-        shifted = values << (begins & 7)
-        for byte in range(5):
-            part = (shifted >> (8 * byte)) & 255
-            out += np.bincount((begins >> 3) + byte, part, len(out)).astype(np.int64)
-        return out[: (total + 7) // 8].astype(np.uint8).tobytes()
+        size = total // 32 + 2
+        shifted = values << (begins & 31)
+        out = np.zeros(size, np.float64)
+        for part in range(2):  # disjoint bits of 32-bit words: their sums are exact
+            bits = shifted >> 32 * part & (1 << 32) - 1
+            out += np.bincount((begins >> 5) + part, bits, size)
+        return out.astype("<u4").tobytes()[: (total + 7) // 8]

@@ -62,7 +62,7 @@ def split(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
 def value_of(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The values of tokens, as if their raw bits were zeros."""
-    return _SIGNED[tokens]
+    return _SIGNED.take(tokens)
 
 
 def with_raw(tokens: NDArray[np.uint8], raw: NDArray[np.int64]) -> NDArray[np.int64]:
