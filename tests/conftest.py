@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 # Debian keeps PostgreSQL's programs off PATH.
 _PLACES = ["/usr/lib/postgresql/15/bin", "/usr/sbin", "/sbin"]
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), *_PLACES])
+
+# A shell that runs tests in the background has them ignore SIGINT, and so would their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _REQUIRED = os.environ.get("SKERRY_REQUIRE_SERVICES") == "1"
 
