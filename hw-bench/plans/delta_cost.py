@@ -27,16 +27,21 @@ _SHAPE = (512, 512, 3, 3)
 _ELEMENTS = 512 * 512 * 9
 _REPEATS = 3
 _STEPS = {
-    "create": "from skerry.updater.delta import create; create(old, new, patch)",
-    "apply": "from skerry.updater.delta import apply; apply(old, patch, made)",
-    "bsdiff4": "import bsdiff4; bsdiff4.file_diff(old, new, patch)",
-    "nothing": "import skerry.updater.delta",
+    "create": ("from skerry.updater.delta import create", "create(old, new, patch)"),
+    "apply": ("from skerry.updater.delta import apply", "apply(old, patch, made)"),
+    "bsdiff4": ("import bsdiff4", "bsdiff4.file_diff(old, new, patch)"),
+    "nothing": ("import skerry.updater.delta", "pass"),
 }
-_HEAD = "import sys; from pathlib import Path; old, new, patch, made = map(Path, sys.argv[1:]); "
-_TAIL = (
-    "; import resource, time; print(time.process_time(), "
-    "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter() - start)"
-)
+_CODE = """
+import resource, sys, time
+from pathlib import Path
+{imports}
+old, new, patch, made = map(Path, sys.argv[1:])
+cpu, start = time.process_time(), time.perf_counter()
+{work}
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+print(cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, seconds)
+"""
 
 
 def write_pair(folder: Path, kind: str, tensors: int) -> tuple[Path, Path]:
@@ -69,7 +74,8 @@ def write_pair(folder: Path, kind: str, tensors: int) -> tuple[Path, Path]:
 
 def step(name: str, paths: list[Path]) -> dict[str, float]:
     """Run one step in a process of its own."""
-    code = f"{_HEAD}import time; start = time.perf_counter(); {_STEPS[name]}{_TAIL}"
+    imports, work = _STEPS[name]
+    code = _CODE.format(imports=imports, work=work)
     command = [sys.executable, "-c", code, *map(str, paths)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     cpu, peak, seconds = map(float, done.stdout.split())
