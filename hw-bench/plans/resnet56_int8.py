@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -280,7 +281,7 @@ def main() -> None:
     parser.add_argument(
         "--refine", nargs="*", choices=REFINEMENTS, default=["adaround", "bias_correction"]
     )
-    parser.add_argument("--work", type=Path, default=Path("/tmp/skerry-resnet"))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "skerry-resnet")
     parser.add_argument("--out", type=Path, default=Path("hw-bench/results/resnet56_int8.json"))
     arguments = parser.parse_args()
     before = read_now()
