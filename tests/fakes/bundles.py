@@ -38,6 +38,62 @@ def make_onnx(path: Path, bias: NDArray[Any] = BIAS, rows: int | str = "n") -> P
     return path
 
 
+WORDS = np.array([["sea", "rock"], ["rock", "skerry"], ["", "Žluťoučký 🪨"]])
+_CODES = {"sea": 1.0, "rock": 2.0, "skerry": 3.0}
+
+
+def codes(words: NDArray[np.str_]) -> NDArray[np.float32]:
+    """What `make_text_bundle` gives as `code`: the number of a known word, else -1."""
+    found = [_CODES.get(str(word), -1.0) for word in words.ravel()]
+    return np.array(found, np.float32).reshape(words.shape)
+
+
+def make_text_bundle(folder: Path) -> Path:
+    """Write a bundle of a model over strings: `words` [n, 2] → `same` [n, 2], `code` [n, 2]."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f".{folder.name}.onnx"
+    encode = helper.make_node(
+        "LabelEncoder",
+        ["words"],
+        ["code"],
+        domain="ai.onnx.ml",
+        keys_strings=list(_CODES),
+        values_floats=list(_CODES.values()),
+        default_float=-1.0,
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["words"], ["same"]), encode],
+        "text",
+        [helper.make_tensor_value_info("words", TensorProto.STRING, ["n", 2])],
+        [
+            helper.make_tensor_value_info("same", TensorProto.STRING, ["n", 2]),
+            helper.make_tensor_value_info("code", TensorProto.FLOAT, ["n", 2]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    write_bundle(
+        folder,
+        model="text",
+        version="1",
+        inputs=[TensorSpec("words", "str", (-1, 2))],
+        outputs=[TensorSpec("same", "str", (-1, 2)), TensorSpec("code", "float32", (-1, 2))],
+        artifacts=[
+            ArtifactFile(
+                path=path,
+                format="onnx",
+                precision="fp32",
+                inputs=("words",),
+                outputs=("same", "code"),
+                tolerance=Tolerance(atol=0.0),
+                golden={"same": WORDS, "code": codes(WORDS)},
+            )
+        ],
+        golden_inputs={"words": WORDS},
+    )
+    return folder
+
+
 def make_bundle(
     folder: Path,
     *,

@@ -20,11 +20,11 @@ import numpy as np
 from fakes.bundles import make_bundle
 from skerry.runtime.models import OneModel
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.serve.api import Api
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.metrics import Metrics
+from skerry.runtime.serve.rest import Rest
 
 LIMITS = ServeLimits(body_bytes=1 << 16, inline_s=1e9)
 INFER = b"/v2/models/linear/infer"
@@ -123,9 +123,10 @@ async def _drive(runtime: Runtime, count: int, seed: int) -> Counter[int]:
     rng, seeds, statuses = random.Random(seed), _seeds(), Counter[int]()
     metrics = Metrics()
     models = OneModel(runtime)
-    dispatcher = Dispatcher(Api(models, LIMITS, metrics), models, LIMITS, metrics)
+    dispatcher = Dispatcher(models, LIMITS, metrics)
+    rest = Rest(dispatcher, models, LIMITS, metrics)
     for _ in range(count):
-        connection = Connection(dispatcher, LIMITS, set(), lambda _: None)
+        connection = Connection(rest, LIMITS, set(), lambda _: None)
         sink = _Sink(statuses)
         connection.connection_made(sink)
         data = _mutated(rng, rng.choice(seeds))

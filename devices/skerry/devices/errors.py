@@ -13,6 +13,7 @@ SkerryError (1, a bug unless a subclass says otherwise)
 └── UnavailableError (5)         the network, a peer, the disk: trying again may help
     ├── MissingExtraError        a part of skerry that is not installed; names the extra
     ├── QuotaError               a bounded store or queue is full
+    ├── ThrottledError           more was asked than is allowed; says when to ask again
     └── CancelledError           stopped on request; what was done so far is kept or undone
 
 An error says what is wrong, where, and the remedy. Foreign exceptions are wrapped at the seam
@@ -37,6 +38,7 @@ __all__ = [
     "RecipeError",
     "SignatureMismatch",
     "SkerryError",
+    "ThrottledError",
     "TrustError",
     "UnavailableError",
     "UnsupportedError",
@@ -138,6 +140,18 @@ class MissingExtraError(UnavailableError):
 
 class QuotaError(UnavailableError):
     """A bounded store or queue is full."""
+
+
+class ThrottledError(UnavailableError):
+    """More was asked than is allowed.
+
+    Args:
+        retry_s: in how many seconds asking again may help.
+    """
+
+    def __init__(self, problem: str, *, retry_s: float, where: object = None) -> None:
+        self.retry_s = retry_s
+        super().__init__(problem, where=where)
 
 
 class CancelledError(UnavailableError):

@@ -41,7 +41,9 @@ class _Input:
         self.tail = None if -1 in spec.shape[1:] else spec.shape[1:]
 
     def check(self, array: object) -> None:
-        if type(array) is not np.ndarray or array.dtype != self.dtype:
+        if type(array) is not np.ndarray or (
+            array.dtype != self.dtype and not array.dtype.kind == self.dtype.kind == "U"
+        ):
             kind = getattr(array, "dtype", type(array).__name__)
             raise SignatureMismatch(f"is {kind}, expected {self.dtype}", where=f"input {self.name}")
         shape = array.shape

@@ -23,7 +23,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the name callers use.
-        dtype: a numpy dtype name, such as `float32` or `uint8`.
+        dtype: a numpy dtype name, such as `float32` or `uint8`; `str` for strings of any length.
         shape: one entry per axis; -1 where any length is accepted. Axis 0 is the batch.
     """
 

@@ -28,12 +28,13 @@ from skerry.runtime.bundle.layout import (
     parse_index,
     parse_manifest,
 )
+from skerry.runtime.bundle.strings import from_code_points
 
 __all__ = ["DTYPES", "Bundle"]
 
 DTYPES = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
-    | {"float16", "float32", "float64"}
+    | {"float16", "float32", "float64", "str"}
 )
 
 
@@ -137,7 +138,7 @@ class Bundle:
         """The golden arrays: `input/<name>` and `output/<artifact>/<name>`, N rows each.
 
         Raises:
-            BundleError: the blob is not safetensors, or lacks an input.
+            BundleError: the blob is not safetensors, lacks an input, or its strings are none.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -152,7 +153,17 @@ class Bundle:
         for spec in self.card.inputs:
             if f"input/{spec.name}" not in arrays:
                 raise BundleError(f"no input {spec.name!r}", where="golden samples")
+        for name in self._texts() & arrays.keys():
+            arrays[name] = from_code_points(arrays[name])
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+    def _texts(self) -> set[str]:
+        """The names of golden arrays that are strings."""
+        names = {f"input/{spec.name}" for spec in self.card.inputs if spec.dtype == "str"}
+        for spec in self.card.outputs:
+            if spec.dtype == "str":
+                names |= {f"output/{one.name}/{spec.name}" for one in self.card.artifacts}
+        return names
 
     def reference(self) -> bytes | None:
         """The reference sketches, as `skerry.runtime.sketches` encodes them; None without."""

@@ -37,6 +37,7 @@ from skerry.runtime.bundle.layout import (
     Manifest,
 )
 from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.bundle.strings import code_points
 
 __all__ = ["ArtifactFile", "write_bundle"]
 
@@ -193,6 +194,9 @@ def _golden(inputs: Mapping[str, NDArray[Any]], artifacts: Sequence[ArtifactFile
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(f"golden arrays differ in length: {lengths}", where="golden samples")
+    for name, array in arrays.items():
+        if array.dtype.kind == "U":
+            arrays[name] = code_points(array)
     return save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
 
 

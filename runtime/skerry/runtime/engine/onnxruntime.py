@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ _DTYPES = {
     "tensor(double)": "float64",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
+    "tensor(string)": "str",
     **{
         f"tensor({sign}int{bits})": f"{sign}int{bits}"
         for sign in ("", "u")
@@ -50,6 +52,7 @@ class OnnxRuntimeEngine:
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
+        self._texts = [spec.name for spec in self.outputs if spec.dtype == "str"]
         self._fixed = fixed_batch(self.inputs)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -71,7 +74,10 @@ class OnnxRuntimeEngine:
             values = self._session.run(self._names, inputs)
         except Exception as error:
             raise UnavailableError(f"ONNX Runtime failed: {error}", where="engine") from error
-        return dict(zip(self._names, values, strict=True))
+        found = dict(zip(self._names, values, strict=True))
+        for name in self._texts:
+            found[name] = found[name].astype(np.str_)
+        return found
 
 
 def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:

@@ -9,35 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
-from skerry.devices.errors import SkerryError
+from skerry.devices.errors import CancelledError, QuotaError, SkerryError, ThrottledError
 from skerry.runtime.batching import rows_of
 from skerry.runtime.models import Models
-from skerry.runtime.runtime import Answer, Runtime
+from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.admission import TokenBucket
-from skerry.runtime.serve.api import Api, Later, failure
-from skerry.runtime.serve.http1 import Done, Reply, Request, error_reply
-from skerry.runtime.serve.infer import Call, write_answer
+from skerry.runtime.serve.calls import Call, Outcome
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.metrics import Metrics
 
 __all__ = ["Dispatcher"]
 
 _log = logging.getLogger(__name__)
+_Made = TypeVar("_Made")
 
 
 class Dispatcher:
-    """`Responder` over an API and a runtime. Lives on one event loop."""
+    """Answers the calls of every protocol. Lives on one event loop."""
 
-    def __init__(self, api: Api, models: Models, limits: ServeLimits, metrics: Metrics) -> None:
-        self._api, self._models = api, models
-        self._limits, self._metrics = limits, metrics
+    def __init__(self, models: Models, limits: ServeLimits, metrics: Metrics) -> None:
+        self._models, self._limits, self._metrics = models, limits, metrics
         self._loop = asyncio.get_running_loop()
         self._bucket = TokenBucket(limits.rate, limits.burst) if limits.rate > 0 else None
         self._threads = limits.threads or len(os.sched_getaffinity(0))
@@ -45,34 +44,43 @@ class Dispatcher:
         self._waiting: deque[_Job] = deque()
         self._under_way = 0
 
-    def respond(self, request: Request, done: Done) -> None:
-        """Answer `request`: at once, or when a thread has."""
+    def infer(self, call: Call, done: Callable[[Outcome], None]) -> Callable[[], None] | None:
+        """Answer `call`: `done` is told once, on the loop, at once or when a thread has.
+
+        Returns:
+            What gives the call up, where it is not answered yet: `done` is then not told.
+        """
         began = self._loop.time()
+        outcome: Outcome
         try:
-            call = self._api.read(request)
-            if isinstance(call, Reply):
-                self._metrics.answered(call.status)
-                done(call)
-                return
-            if isinstance(call, Later):
-                self._pool.submit(self._make, call, done)
-                return
-            if self._refuse(began, done):
-                return
+            if self._bucket is not None:
+                self._admit(self._bucket, began)
             runtime = self._models.loaded(call.model)
             if runtime is None or self._takes_long(runtime):
-                self._offload(call, began, done)
-                return
-            reply = write_answer(
-                call, runtime.answer(call.inputs, call.outputs, version=call.version)
-            )
+                return self._offload(call, began, done)
+            outcome = runtime.answer(call.inputs, call.outputs, version=call.version)
         except SkerryError as error:
-            reply = failure(error)
-        except Exception:  # noqa: BLE001 - logged, and told as 500
-            _log.exception("a request ended in a bug")
-            reply = _bug()
-        self._metrics.answered(reply.status, self._loop.time() - began)
-        done(reply)
+            outcome = error
+        except Exception:  # noqa: BLE001 - logged, and told as a bug
+            outcome = _bug()
+        self._metrics.inferred(self._loop.time() - began)
+        done(outcome)
+        return None
+
+    def run(self, make: Callable[[], _Made], done: Callable[[_Made | SkerryError], None]) -> None:
+        """Do in a thread what takes time; `done` is told on the loop."""
+
+        def work() -> None:
+            found: _Made | SkerryError
+            try:
+                found = make()
+            except SkerryError as error:
+                found = error
+            except Exception:  # noqa: BLE001 - logged, and told as a bug
+                found = _bug()
+            self._loop.call_soon_threadsafe(done, found)
+
+        self._pool.submit(work)
 
     @property
     def waiting(self) -> int:
@@ -90,34 +98,32 @@ class Dispatcher:
             return False
         return active.isolated or active.row_seconds > self._limits.inline_s
 
-    def _refuse(self, now: float, done: Done) -> bool:
-        """Whether the rate is exceeded; if so `done` has been told."""
-        if self._bucket is None or not (wait := self._bucket.take(now)):
-            return False
-        after = (b"retry-after", str(math.ceil(wait)).encode())
-        self._metrics.answered(429)
-        done(error_reply(429, f"more than {self._limits.rate:g} inferences a second", after))
-        return True
+    def _admit(self, bucket: TokenBucket, now: float) -> None:
+        if wait := bucket.take(now):
+            raise ThrottledError(
+                f"more than {self._limits.rate:g} inferences a second", retry_s=wait
+            )
 
-    def _offload(self, call: Call, began: float, done: Done) -> None:
+    def _offload(
+        self, call: Call, began: float, done: Callable[[Outcome], None]
+    ) -> Callable[[], None]:
         limits = self._limits
         if self._under_way >= self._threads + limits.waiting:
-            self._metrics.answered(503)
-            done(error_reply(503, "too many inferences are waiting", (b"retry-after", b"1")))
-            return
+            raise QuotaError("too many inferences are waiting")
         self._under_way += 1
         seconds = min(call.timeout_s or limits.deadline_s, limits.deadline_s)
         job = _Job(call, began, began + seconds, done)
         job.timer = self._loop.call_at(job.expires, self._late, job)
         self._waiting.append(job)
         self._pool.submit(self._work)
+        return partial(self._give_up, job)
 
     def _work(self) -> None:
         """In a thread: run what waits, unless another thread has taken it along."""
         jobs = self._take()
         if not jobs:
             return
-        found: Sequence[Answer | SkerryError | None]
+        found: Sequence[Outcome]
         first = jobs[0].call
         try:
             found = self._models.answer_all(
@@ -125,22 +131,9 @@ class Dispatcher:
             )
         except SkerryError as error:
             found = [error] * len(jobs)
-        except Exception:  # noqa: BLE001 - logged, and told as 500
-            _log.exception("an inference ended in a bug")
-            found = [None] * len(jobs)
+        except Exception:  # noqa: BLE001 - logged, and told as a bug
+            found = [_bug()] * len(jobs)
         self._loop.call_soon_threadsafe(self._ended, jobs, found)
-
-    def _make(self, later: Later, done: Done) -> None:
-        """In a thread: make the reply."""
-        try:
-            reply = later.make()
-        except SkerryError as error:
-            reply = failure(error)
-        except Exception:  # noqa: BLE001 - logged, and told as 500
-            _log.exception("a request ended in a bug")
-            reply = _bug()
-        self._metrics.answered(reply.status)
-        self._loop.call_soon_threadsafe(done, reply)
 
     def _take(self) -> list[_Job]:
         """The oldest job that waits, and those behind it that may share its batch."""
@@ -165,36 +158,44 @@ class Dispatcher:
         gains = active is not None and active.batch_gain >= self._limits.batch_gain
         return self._limits.batch_rows if gains else 1
 
-    def _ended(self, jobs: list[_Job], found: Sequence[Answer | SkerryError | None]) -> None:
+    def _ended(self, jobs: list[_Job], found: Sequence[Outcome]) -> None:
         """Back on the loop: answer, unless the deadline has."""
-        for job, one in zip(jobs, found, strict=True):
+        for job, outcome in zip(jobs, found, strict=True):
             self._under_way -= 1
             if job.timer is None:
                 continue
             job.timer.cancel()
-            if isinstance(one, Answer):
-                reply = write_answer(job.call, one)
-            else:
-                reply = _bug() if one is None else failure(one)
-            self._metrics.answered(reply.status, self._loop.time() - job.began)
-            job.done(reply)
+            job.timer = None
+            self._tell(job, outcome)
 
     def _late(self, job: _Job) -> None:
         """On the loop: the deadline has come. What still waits is not run any more."""
+        self._give_up(job)
+        self._tell(job, CancelledError(f"not answered within {job.expires - job.began:.3f} s"))
+
+    def _give_up(self, job: _Job) -> None:
+        """On the loop: nobody wants the answer any more. What still waits is not run."""
+        if job.timer is None:
+            return
+        job.timer.cancel()
         job.timer = None
         with suppress(ValueError):  # it is being run
             self._waiting.remove(job)
             self._under_way -= 1
-        self._metrics.answered(504, self._loop.time() - job.began)
-        job.done(error_reply(504, f"not answered within {job.expires - job.began:.3f} s"))
+
+    def _tell(self, job: _Job, outcome: Outcome) -> None:
+        self._metrics.inferred(self._loop.time() - job.began)
+        job.done(outcome)
 
 
 class _Job:
-    """An inference handed to a thread. `timer` is None once the deadline has answered it."""
+    """An inference handed to a thread. `timer` is None once it was given up."""
 
     __slots__ = ("began", "call", "done", "expires", "timer")
 
-    def __init__(self, call: Call, began: float, expires: float, done: Done) -> None:
+    def __init__(
+        self, call: Call, began: float, expires: float, done: Callable[[Outcome], None]
+    ) -> None:
         self.call, self.began, self.expires, self.done = call, began, expires, done
         self.timer: asyncio.TimerHandle | None = None
 
@@ -204,5 +205,7 @@ class _Job:
         return (mine.model, mine.version, mine.outputs) == (its.model, its.version, its.outputs)
 
 
-def _bug() -> Reply:
-    return error_reply(500, "a bug in the server; its log says more")
+def _bug() -> SkerryError:
+    """Log the exception at hand. Returns what a caller is told of it."""
+    _log.exception("a request ended in a bug")
+    return SkerryError("a bug in the server; its log says more")

@@ -60,8 +60,12 @@ Done = Callable[[Reply], None]
 class Responder(Protocol):
     """What answers requests."""
 
-    def respond(self, request: Request, done: Done) -> None:
-        """Call `done` once with the reply, now or later, on the event loop. Must not raise."""
+    def respond(self, request: Request, done: Done) -> Callable[[], None] | None:
+        """Call `done` once with the reply, now or later, on the event loop. Must not raise.
+
+        Returns:
+            What gives the request up before `done` was called, if that can be.
+        """
 
 
 def error_reply(status: int, text: str, *headers: tuple[bytes, bytes]) -> Reply:
@@ -97,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
+        self._give_up: Callable[[], None] | None = None
         self._answering = False
         self._closing = False
         self._crowded = False
@@ -119,6 +124,8 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._peers.discard(self)
         self._queue.clear()
+        if self._give_up is not None:
+            self._give_up()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -208,12 +215,12 @@ class Connection(asyncio.Protocol):
     def _answer(self, request: Request) -> None:
         self._current = request
         self._answering = True
-        self._responder.respond(request, self._done)
+        self._give_up = self._responder.respond(request, self._done)
         self._answering = False
         self._wait_for_answer()
 
     def _done(self, reply: Reply) -> None:
-        request, self._current = self._current, None
+        request, self._current, self._give_up = self._current, None, None
         transport = self._transport
         if transport is None or request is None:
             return

@@ -14,33 +14,37 @@ BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 
 
 class Metrics:
-    """Counts of requests by status and of inference latency. Thread-safe."""
+    """Counts of responses by protocol and status and of inference latency. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._status: dict[int, int] = {}
+        self._responses: dict[tuple[str, str], int] = {}
         self._counts = [0] * (len(BUCKETS) + 1)
         self._seconds = 0.0
 
-    def answered(self, status: int, seconds: float | None = None) -> None:
-        """One response; `seconds` from request to answer where it was an inference."""
+    def answered(self, protocol: str, code: str) -> None:
+        """One response, over `http` or `grpc`."""
         with self._lock:
-            self._status[status] = self._status.get(status, 0) + 1
-            if seconds is not None:
-                self._counts[bisect_left(BUCKETS, seconds)] += 1
-                self._seconds += seconds
+            key = (protocol, code)
+            self._responses[key] = self._responses.get(key, 0) + 1
+
+    def inferred(self, seconds: float) -> None:
+        """One inference, from request to answer."""
+        with self._lock:
+            self._counts[bisect_left(BUCKETS, seconds)] += 1
+            self._seconds += seconds
 
     def text(self, infos: Sequence[Info]) -> str:
         """The exposition. `infos` is what serves."""
         with self._lock:
-            status, counts, seconds = dict(self._status), list(self._counts), self._seconds
+            responses, counts, seconds = dict(self._responses), list(self._counts), self._seconds
         lines = [
-            "# HELP skerry_http_responses_total HTTP responses by status.",
-            "# TYPE skerry_http_responses_total counter",
+            "# HELP skerry_responses_total Responses by protocol and status.",
+            "# TYPE skerry_responses_total counter",
         ]
         lines += [
-            f'skerry_http_responses_total{{code="{code}"}} {count}'
-            for code, count in sorted(status.items())
+            f'skerry_responses_total{{protocol="{protocol}",code="{code}"}} {count}'
+            for (protocol, code), count in sorted(responses.items())
         ]
         lines += [
             "# HELP skerry_inference_seconds Time from request to answer.",

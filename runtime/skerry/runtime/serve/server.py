@@ -14,12 +14,12 @@ from types import TracebackType
 from skerry.devices.errors import UnavailableError
 from skerry.runtime.models import OneModel, Shelf
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.serve.api import Api
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.listen import Access, address_of, listen
 from skerry.runtime.serve.metrics import Metrics
+from skerry.runtime.serve.rest import Rest
 
 __all__ = ["Server", "serve"]
 
@@ -125,11 +125,14 @@ class Server:
                 loop.add_signal_handler(number, stop.set)
         metrics, peers = Metrics(), set[Connection]()
         token = None if self._access is None else self._access.token
-        api = Api(self._models, self._limits, metrics, token, self._more_metrics)
-        dispatcher = self._dispatcher = Dispatcher(api, self._models, self._limits, metrics)
+        dispatcher = self._dispatcher = Dispatcher(self._models, self._limits, metrics)
+        rest = Rest(dispatcher, self._models, self._limits, metrics, token, self._more_metrics)
+
+        def refused(status: int) -> None:
+            metrics.answered("http", str(status))
 
         def connect() -> Connection:
-            return Connection(dispatcher, self._limits, peers, metrics.answered)
+            return Connection(rest, self._limits, peers, refused)
 
         tls = self._tls
         patience = None if tls is None else self._limits.request_s

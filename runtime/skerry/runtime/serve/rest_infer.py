@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from skerry.devices.errors import SignatureMismatch
-from skerry.runtime.engine.base import Arrays
 from skerry.runtime.runtime import Answer
+from skerry.runtime.serve.calls import Call
 from skerry.runtime.serve.http1 import JSON, Reply, Request
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.tensors import (
@@ -20,7 +20,7 @@ from skerry.runtime.serve.tensors import (
     output_tensors,
 )
 
-__all__ = ["Call", "read_call", "write_answer"]
+__all__ = ["RestCall", "read_call", "write_answer"]
 
 _HEADER_LENGTH = b"inference-header-content-length"
 _OCTETS = b"application/octet-stream"
@@ -29,25 +29,19 @@ _LEVEL = 1
 _encode = msgspec.json.Encoder().encode
 
 
-class Call(NamedTuple):
-    """What a request asks of a model.
+class RestCall(NamedTuple):
+    """A call, and in what form it wants its answer.
 
     Attributes:
-        model: its name.
-        timeout_s: the client's own limit, or None.
         gzip: whether the client takes a compressed reply.
     """
 
-    model: str
-    inputs: Arrays
-    outputs: tuple[str, ...] | None
-    version: str | None
-    timeout_s: float | None
+    call: Call
     request: InferRequest
     gzip: bool
 
 
-def read_call(request: Request, model: str, version: str | None, limits: ServeLimits) -> Call:
+def read_call(request: Request, model: str, version: str | None, limits: ServeLimits) -> RestCall:
     """Read an inference request, its JSON and what follows it.
 
     Raises:
@@ -64,18 +58,17 @@ def read_call(request: Request, model: str, version: str | None, limits: ServeLi
         whole = memoryview(body)
         body, binary = whole[: int(text)], whole[int(text) :]
     decoded = decode_request(body)
-    return Call(
+    call = Call(
         model,
+        version,
         input_arrays(decoded, binary),
         decoded.output_names(),
-        version,
         None if decoded.parameters is None else _timeout(decoded.parameters),
-        decoded,
-        b"gzip" in headers.get(b"accept-encoding", b""),
     )
+    return RestCall(call, decoded, b"gzip" in headers.get(b"accept-encoding", b""))
 
 
-def write_answer(call: Call, answer: Answer) -> Reply:
+def write_answer(call: RestCall, answer: Answer) -> Reply:
     """The reply to `call`, in the form it asked for."""
     request, card = call.request, answer.release.card
     if request.parameters is None and request.outputs is None:
