@@ -15,7 +15,8 @@ def _public_modules() -> list[Path]:
         for path in sorted((_ROOT / folder).rglob("*.py")):
             parts = path.relative_to(_ROOT / folder).with_suffix("").parts
             private = any(part.startswith("_") and part != "__init__" for part in parts)
-            if "skerry" in parts and "versions" not in parts and not private:
+            generated = path.stem.endswith("_pb2")
+            if "skerry" in parts and "versions" not in parts and not private and not generated:
                 found.append(path)
     return found
 

@@ -5,27 +5,20 @@ import http.client
 import json
 import os
 import signal
-import ssl
 import threading
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fakes.bundles import linear, make_bundle
-from skerry.devices.errors import InputError
 from skerry.runtime.engine.isolated import IsolatedEngine, IsolationLimits
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
-from skerry.runtime.serve.listen import Access
 from skerry.runtime.serve.server import Server
 
 X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
@@ -229,66 +222,6 @@ def test_at_stop_what_is_under_way_is_answered(tmp_path: Path) -> None:
     stopping.join()
     threads[0].join()
     assert found == [200]
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
-def test_beyond_this_machine_needs_tls_and_a_token(runtime: Runtime, tmp_path: Path) -> None:
-    token = "a token of some length"
-    certificate, key = _certificate(tmp_path)
-    with pytest.raises(InputError, match="TLS and a token"):
-        Server(runtime, host="0.0.0.0", access=Access(token=token))
-    access = Access(token=token, certificate=certificate, key=key)
-    with Server(runtime, host="0.0.0.0", access=access) as server:
-        port = int(server.address.rpartition(":")[2])
-        assert server.address.startswith("https://")
-        context = ssl.create_default_context(cafile=str(certificate))
-
-        def call(path: str, headers: dict[str, str]) -> int:
-            connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
-            connection.request("GET", path, headers=headers)
-            status = connection.getresponse().status
-            connection.close()
-            return status
-
-        assert call("/v2", {}) == 401
-        assert call("/v2", {"authorization": "Bearer another token"}) == 401
-        assert call("/v2", {"authorization": f"Bearer {token}"}) == 200
-        assert call("/v2/health/live", {}) == 200
-
-
-def test_a_short_token_or_a_bad_certificate_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="token"):
-        Access(token="short")
-    bad = tmp_path / "bad.pem"
-    bad.write_text("no certificate")
-    with pytest.raises(InputError, match=r"bad\.pem"):
-        Access(token="a token of some length", certificate=bad).context()
 
 
 def test_an_isolated_engine_that_hangs_does_not_hold_up_the_server(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Serve a bundle, or a folder of bundles, over HTTP by the Open Inference Protocol v2.
+"""Serve a bundle, or a folder of bundles, by the Open Inference Protocol v2 over HTTP and gRPC.
 
 Of a folder each model is loaded when it is first asked for, and the ones not asked for longest are
-closed where `--memory` would be exceeded. Beyond this machine it listens only with a token and TLS.
+closed where `--memory` would be exceeded. Beyond this machine it listens only with TLS, and a token
+or the CA of its clients' certificates.
 `--isolate` runs the engine in a process of its own, so that one that crashes or hangs is replaced
 while the server stays. `--cache` keeps answers, and stops by itself where that does not pay.
 
@@ -10,7 +11,9 @@ Examples:
     curl localhost:8080/v2/health/ready
     skerry run models/ --memory 128
     skerry run out/bundle --uds /run/skerry.sock --isolate --cache 16
+    skerry run out/bundle --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
     skerry run out/bundle --http 0.0.0.0:8443 --token-file token --tls cert.pem key.pem
+    skerry run out/bundle --http 0.0.0.0:8443 --tls cert.pem key.pem --clients-ca fleet.pem
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from skerry.runtime.models import Shelf, ShelfLimits
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
-from skerry.runtime.serve.listen import Access
-from skerry.runtime.serve.server import serve
+from skerry.runtime.serve.listen import Access, Address
+from skerry.runtime.serve.server import Server
 
 __all__ = ["configure", "run"]
 
@@ -42,6 +45,7 @@ def configure(parser: ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT")
     where.add_argument("--uds", type=Path, metavar="PATH", help="a Unix socket instead")
+    parser.add_argument("--grpc", metavar="HOST:PORT", help="gRPC as well; or unix:PATH")
     parser.add_argument("--token-file", type=Path, help="clients must send the token it holds")
     parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="PEM files")
     parser.add_argument("--clients-ca", type=Path, metavar="PEM", help="clients need a certificate")
@@ -60,7 +64,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, output: Output) -> int:
-    host, port = _host_port(args.http)
+    http = Address.parse(args.http, "--http")
+    rpc = None if args.grpc is None else Address.parse(args.grpc, "--grpc")
     access = _access(args)
     options = _options(args)
     models: Runtime | Shelf
@@ -69,33 +74,35 @@ def run(args: Namespace, output: Output) -> int:
     else:
         models = Runtime.open(args.bundle, options)
 
-    def started(address: str) -> None:
-        output.result(*_announcement(models, address))
-
-    serve(
+    server = Server(
         models,
-        host=host,
-        port=port,
+        host=http.host,
+        port=http.port,
         uds=args.uds,
+        rpc=rpc,
         access=access,
         limits=ServeLimits(rate=args.rate),
-        on_start=started,
     )
+    server.run(lambda server: output.result(*_announcement(models, server)))
     models.close()
     return 0
 
 
-def _announcement(models: Runtime | Shelf, address: str) -> tuple[dict[str, Any], str]:
+def _announcement(models: Runtime | Shelf, server: Server) -> tuple[dict[str, Any], str]:
     """What is told when the server answers."""
+    found, at = {"address": server.address}, server.address
+    if server.rpc_address:
+        found["grpc"] = server.rpc_address
+        at += f" and, by gRPC, at {server.rpc_address}"
     if isinstance(models, Shelf):
         names = [f"{info.model} {info.version}" for info in models.infos()]
         infos = msgspec.to_builtins(models.infos())
-        text = f"{len(names)} models answer at {address}: {', '.join(names)}"
-        return {"address": address, "models": infos}, text
+        text = f"{len(names)} models answer at {at}: {', '.join(names)}"
+        return {**found, "models": infos}, text
     info = models.info()
     assert info is not None
-    text = f"{info.model} {info.version} ({info.artifact}, {info.engine}) answers at {address}"
-    return {"address": address, **msgspec.to_builtins(info)}, text
+    text = f"{info.model} {info.version} ({info.artifact}, {info.engine}) answers at {at}"
+    return {**found, **msgspec.to_builtins(info)}, text
 
 
 def _options(args: Namespace) -> RuntimeOptions:
@@ -118,22 +125,15 @@ def _options(args: Namespace) -> RuntimeOptions:
     )
 
 
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{text!r} is not HOST:PORT", where="--http")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
 def _access(args: Namespace) -> Access | None:
-    if args.token_file is None:
-        if args.tls or args.clients_ca:
-            raise InputError("is needed with --tls", where="--token-file")
+    if args.token_file is None and args.tls is None and args.clients_ca is None:
         return None
-    try:
-        with args.token_file.open("rb") as file:
-            token = file.read(_TOKEN_BYTES).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read: {error}", where=args.token_file) from error
+    token = None
+    if args.token_file is not None:
+        try:
+            with args.token_file.open("rb") as file:
+                token = file.read(_TOKEN_BYTES).decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read: {error}", where=args.token_file) from error
     certificate, key = args.tls or (None, None)
     return Access(token=token, certificate=certificate, key=key, clients_ca=args.clients_ca)

@@ -11,7 +11,7 @@ from skerry.devices.errors import InputError, UnsupportedError
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.models import Models, Shelf
 from skerry.runtime.prepared import Info
-from skerry.runtime.serve.tensors import DATATYPES
+from skerry.runtime.serve.elements import DATATYPES
 
 __all__ = [
     "ModelMetadata",

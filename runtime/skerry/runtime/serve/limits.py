@@ -13,8 +13,11 @@ class ServeLimits:
 
     Attributes:
         body_bytes: the largest request body, also when it is unpacked.
+        text_bytes: the most memory of one tensor of strings, whose longest sets the width of all.
         header_bytes, headers: the most bytes of path and headers together, and the most headers.
+        fields: the most parts of a gRPC message: tensors, parameters and the like.
         connections: the most open connections; further ones are closed at once.
+        streams: the most calls at once on one gRPC connection.
         keep_alive_s: how long an idle connection is kept.
         request_s: how long a client may take to send one request.
         drain_s: how long `stop` waits for requests under way.
@@ -30,9 +33,12 @@ class ServeLimits:
     """
 
     body_bytes: int = 64 << 20
+    text_bytes: int = 64 << 20
     header_bytes: int = 16 << 10
     headers: int = 64
+    fields: int = 4096
     connections: int = 512
+    streams: int = 128
     keep_alive_s: float = 60.0
     request_s: float = 30.0
     drain_s: float = 10.0

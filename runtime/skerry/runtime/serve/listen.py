@@ -1,4 +1,4 @@
-"""Sockets to serve on: of this machine alone, or beyond it with TLS and a token."""
+"""Where a server may listen: on this machine alone, or beyond it with TLS and who may ask."""
 
 from __future__ import annotations
 
@@ -8,36 +8,83 @@ import ssl
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from skerry.devices.errors import InputError, UnavailableError
 
-__all__ = ["Access", "address_of", "listen"]
+__all__ = ["Access", "Address", "address_of", "check_reach", "claim_unix", "listen", "open_unix"]
 
 _BACKLOG = 1024
 _SHORTEST_TOKEN = 16
+_LARGEST_PORT = 65535
+_SOCKET_MODE = 0o660
+
+
+class Address(NamedTuple):
+    """A TCP port (0 for a free one) of a host, or a Unix socket."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    uds: Path | None = None
+
+    def __str__(self) -> str:
+        """`127.0.0.1:8080`, `[::1]:8080`, or `unix:/path`."""
+        if self.uds is not None:
+            return f"unix:{self.uds.absolute()}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Address:
+        """Read `HOST:PORT` or `unix:PATH`.
+
+        Args:
+            where: the option that the text was given by.
+
+        Raises:
+            InputError: it is neither.
+        """
+        scheme, _, path = text.partition(":")
+        if scheme == "unix" and path:
+            return cls(uds=Path(path))
+        host, colon, port = text.rpartition(":")
+        right = colon and port.isascii() and port.isdecimal()
+        if not right or int(port) > _LARGEST_PORT:
+            raise InputError(f"{text!r} is not HOST:PORT", where=where)
+        return cls(host.strip("[]") or "127.0.0.1", int(port))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What lets a server listen beyond its machine.
+    """Who may ask, and TLS: beyond its machine a server listens only with both.
 
     Attributes:
         token: clients send `Authorization: Bearer <token>`.
-        certificate, key: PEM files of the server; without them it listens on this machine alone.
-        clients_ca: a PEM file; clients must then show a certificate of this CA as well.
+        certificate, key: PEM files of the server.
+        clients_ca: a PEM file; clients must then show a certificate of this CA (mutual TLS).
     """
 
-    token: str
+    token: str | None = None
     certificate: Path | None = None
     key: Path | None = None
     clients_ca: Path | None = None
 
     def __post_init__(self) -> None:
-        if len(self.token) < _SHORTEST_TOKEN or not self.token.isascii():
+        token = self.token
+        if token is not None and (len(token) < _SHORTEST_TOKEN or not token.isascii()):
             raise InputError(
                 f"too short, or not ASCII: {_SHORTEST_TOKEN} characters are the least",
                 where="token",
             )
+        if (self.certificate is None) != (self.key is None):
+            raise InputError("certificate and key go together", where="TLS")
+        if self.clients_ca is not None and self.certificate is None:
+            raise InputError("clients' certificates need the server's own", where="TLS")
+
+    @property
+    def reaches_out(self) -> bool:
+        """Whether it lets a server listen beyond its machine."""
+        return self.certificate is not None and bool(self.token or self.clients_ca)
 
     def context(self) -> ssl.SSLContext | None:
         """The TLS context, or None without a certificate.
@@ -68,12 +115,7 @@ def listen(host: str, port: int, uds: Path | None, access: Access | None) -> soc
     """
     if uds is not None:
         return _listen_unix(uds)
-    if not _is_loopback(host) and (access is None or access.certificate is None):
-        raise InputError(
-            "listening beyond this machine needs TLS and a token",
-            where=host,
-            remedy="give both, or listen on 127.0.0.1 or a Unix socket",
-        )
+    check_reach(host, access)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -81,6 +123,20 @@ def listen(host: str, port: int, uds: Path | None, access: Access | None) -> soc
         raise UnavailableError(
             f"cannot listen: {error.strerror or error}", where=f"{host}:{port}"
         ) from error
+
+
+def check_reach(host: str, access: Access | None) -> None:
+    """That a server may listen on `host`.
+
+    Raises:
+        InputError: it is not of this machine alone, and TLS, or who may ask, are missing.
+    """
+    if not _is_loopback(host) and (access is None or not access.reaches_out):
+        raise InputError(
+            "listening beyond this machine needs TLS, and a token or the clients' CA",
+            where=host,
+            remedy="give them, or listen on 127.0.0.1 or a Unix socket",
+        )
 
 
 def address_of(listener: socket.socket, *, tls: bool = False) -> str:
@@ -94,17 +150,37 @@ def address_of(listener: socket.socket, *, tls: bool = False) -> str:
 
 def _listen_unix(path: Path) -> socket.socket:
     """Bind `path`, taking the place of a socket that nobody answers on."""
+    claim_unix(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
-            path.unlink()
         listener.bind(str(path))
-        path.chmod(0o660)
+        open_unix(path)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise UnavailableError(f"cannot listen: {error.strerror or error}", where=path) from error
     return listener
+
+
+def claim_unix(path: Path) -> None:
+    """Remove a socket at `path` that nobody answers on.
+
+    Raises:
+        UnavailableError: something else is there.
+    """
+    try:
+        if not path.exists():
+            return
+        if not stat.S_ISSOCK(path.stat().st_mode) or _answers(path):
+            raise UnavailableError("cannot listen: it is in use", where=path)
+        path.unlink()
+    except OSError as error:
+        raise UnavailableError(f"cannot listen: {error.strerror or error}", where=path) from error
+
+
+def open_unix(path: Path) -> None:
+    """Let the owner and the group connect, and nobody else."""
+    path.chmod(_SOCKET_MODE)
 
 
 def _answers(path: Path) -> bool:

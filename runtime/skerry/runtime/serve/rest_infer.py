@@ -61,7 +61,7 @@ def read_call(request: Request, model: str, version: str | None, limits: ServeLi
     call = Call(
         model,
         version,
-        input_arrays(decoded, binary),
+        input_arrays(decoded, binary, text_bytes=limits.text_bytes),
         decoded.output_names(),
         None if decoded.parameters is None else _timeout(decoded.parameters),
     )

@@ -7,21 +7,26 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread, current_thread, main_thread
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from skerry.devices.errors import UnavailableError
+from skerry.devices.errors import MissingExtraError, SkerryError, UnavailableError
 from skerry.runtime.models import OneModel, Shelf
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
 from skerry.runtime.serve.limits import ServeLimits
-from skerry.runtime.serve.listen import Access, address_of, listen
+from skerry.runtime.serve.listen import Access, Address, address_of, check_reach, listen
 from skerry.runtime.serve.metrics import Metrics
 from skerry.runtime.serve.rest import Rest
 
-__all__ = ["Server", "serve"]
+if TYPE_CHECKING:
+    from skerry.runtime.serve.rpc.server import RpcServer
+
+__all__ = ["Server"]
 
 _START_S = 10.0
 _SWEEP_S = 1.0
@@ -34,12 +39,14 @@ class Server:
         host, port: where to listen; port 0 takes a free one, told by `address`.
         uds: listen on this Unix socket instead.
         listener: a listening socket to serve on instead; it is not closed at the end.
-        access: the token that clients need, and TLS; must be given to listen beyond this machine.
+        rpc: where to listen for gRPC as well; once started, `rpc_address` tells where.
+        access: who may ask, and TLS; must be given to listen beyond this machine.
         metrics: further Prometheus text for `/metrics`.
 
     Raises:
-        InputError: the address is not of this machine alone, and TLS or token are missing.
+        InputError: an address is not of this machine alone, and `access` does not suffice.
         UnavailableError: the address cannot be had.
+        MissingExtraError: gRPC is asked for, and its library is not installed.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Server:
         port: int = 0,
         uds: Path | None = None,
         listener: socket.socket | None = None,
+        rpc: Address | None = None,
         access: Access | None = None,
         limits: ServeLimits | None = None,
         metrics: Callable[[], str] | None = None,
@@ -59,12 +67,17 @@ class Server:
         self._limits = limits or ServeLimits()
         self._more_metrics = metrics
         self._tls = None if access is None else access.context()
+        self._rpc = rpc
+        if rpc is not None:
+            _check_rpc(rpc, access)
         self._uds = None if listener is not None else uds
         self._socket = listen(host, port, uds, access) if listener is None else listener.dup()
         if self._socket.family != socket.AF_UNIX:
             # Connections inherit it. asyncio sets it only on sockets made with IPPROTO_TCP.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.address = address_of(self._socket, tls=self._tls is not None)
+        self.rpc_address = ""
+        self._problem: SkerryError | None = None
         self._answering = Event()
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,18 +85,39 @@ class Server:
         self._dispatcher: Dispatcher | None = None
 
     def start(self) -> None:
-        """Begin to answer, in a thread. Returns when it does."""
-        self._thread = Thread(target=self.run, name="skerry-http", daemon=True)
+        """Begin to answer, in a thread. Returns when it does.
+
+        Raises:
+            UnavailableError: the gRPC address cannot be had.
+        """
+        self._thread = Thread(target=self._run_quietly, name="skerry-serve", daemon=True)
         self._thread.start()
         if not self._answering.wait(_START_S):
             raise UnavailableError("the server did not start", where=self.address)
+        if self._problem is not None:
+            raise self._problem
 
-    def run(self) -> None:
-        """Answer in the calling thread, until `stop` or, in the main thread, SIGTERM or SIGINT."""
+    def run(self, on_start: Callable[[Server], None] | None = None) -> None:
+        """Answer in the calling thread, until `stop` or, in the main thread, SIGTERM or SIGINT.
+
+        Args:
+            on_start: told when it answers.
+
+        Raises:
+            UnavailableError: the gRPC address cannot be had.
+        """
         try:
-            asyncio.run(self._serve())
+            asyncio.run(self._serve(on_start))
         finally:
             self._close_socket()
+
+    def _run_quietly(self) -> None:
+        """`run` for `start`, which tells the error."""
+        try:
+            self.run()
+        except SkerryError as error:
+            self._problem = error
+            self._answering.set()
 
     def stop(self) -> None:
         """End the requests under way, then stop. No error if it has stopped already."""
@@ -117,15 +151,34 @@ class Server:
         if self._uds is not None:
             self._uds.unlink(missing_ok=True)
 
-    async def _serve(self) -> None:
+    async def _serve(self, on_start: Callable[[Server], None] | None) -> None:
         loop = self._loop = asyncio.get_running_loop()
         stop = self._stop = asyncio.Event()
         if current_thread() is main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
         metrics, peers = Metrics(), set[Connection]()
-        token = None if self._access is None else self._access.token
         dispatcher = self._dispatcher = Dispatcher(self._models, self._limits, metrics)
+        rpc = await self._listen_rpc(dispatcher, metrics)
+        server = await self._listen_http(dispatcher, metrics, peers)
+        self._answering.set()
+        if on_start is not None:
+            on_start(self)
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _SWEEP_S)
+            now = loop.time()
+            for peer in tuple(peers):
+                peer.sweep(now)
+        server.close()
+        draining = [self._drain(peers)] if rpc is None else [self._drain(peers), rpc.stop()]
+        await asyncio.gather(*draining)
+        dispatcher.close()
+
+    async def _listen_http(
+        self, dispatcher: Dispatcher, metrics: Metrics, peers: set[Connection]
+    ) -> asyncio.Server:
+        token = None if self._access is None else self._access.token
         rest = Rest(dispatcher, self._models, self._limits, metrics, token, self._more_metrics)
 
         def refused(status: int) -> None:
@@ -134,26 +187,29 @@ class Server:
         def connect() -> Connection:
             return Connection(rest, self._limits, peers, refused)
 
-        tls = self._tls
+        loop, tls = asyncio.get_running_loop(), self._tls
         patience = None if tls is None else self._limits.request_s
         if self._socket.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(
+            return await loop.create_unix_server(
                 connect, sock=self._socket, ssl=tls, ssl_handshake_timeout=patience
             )
-        else:
-            server = await loop.create_server(
-                connect, sock=self._socket, ssl=tls, ssl_handshake_timeout=patience
-            )
-        self._answering.set()
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _SWEEP_S)
-            now = loop.time()
-            for peer in tuple(peers):
-                peer.sweep(now)
-        server.close()
-        await self._drain(peers)
-        dispatcher.close()
+        return await loop.create_server(
+            connect, sock=self._socket, ssl=tls, ssl_handshake_timeout=patience
+        )
+
+    async def _listen_rpc(self, dispatcher: Dispatcher, metrics: Metrics) -> RpcServer | None:
+        if self._rpc is None:
+            return None
+        from skerry.runtime.serve.rpc.server import RpcServer
+        from skerry.runtime.serve.rpc.service import Service
+
+        access, limits = self._access, self._limits
+        token = None if access is None else access.token
+        service = Service(dispatcher, self._models, limits, metrics, token)
+        server = RpcServer(service, self._rpc, limits, access)
+        await server.start()
+        self.rpc_address = server.address
+        return server
 
     async def _drain(self, peers: set[Connection]) -> None:
         """Let every request under way be answered, for a bounded time."""
@@ -167,23 +223,13 @@ class Server:
             peer.abort()
 
 
-def serve(
-    runtime: Runtime | Shelf,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    uds: Path | None = None,
-    access: Access | None = None,
-    limits: ServeLimits | None = None,
-    on_start: Callable[[str], None] | None = None,
-) -> None:
-    """Serve until SIGTERM or SIGINT; `on_start` is told the address.
+def _check_rpc(address: Address, access: Access | None) -> None:
+    """That gRPC can be served at `address`, before anything is.
 
     Raises:
-        InputError: the address is not of this machine alone, and TLS or token are missing.
-        UnavailableError: the address cannot be had.
+        InputError, MissingExtraError: as `Server`.
     """
-    server = Server(runtime, host=host, port=port, uds=uds, access=access, limits=limits)
-    if on_start is not None:
-        on_start(server.address)
-    server.run()
+    if address.uds is None:
+        check_reach(address.host, access)
+    if find_spec("grpc") is None or find_spec("google.protobuf") is None:
+        raise MissingExtraError("grpc", missing="grpcio", needed_by="gRPC")

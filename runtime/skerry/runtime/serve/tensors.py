@@ -2,12 +2,11 @@
 
 https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and the
 binary tensor data extension: little-endian, row-major, in the order of the tensors that announce a
-`binary_data_size`.
+`binary_data_size`. A string is a JSON string.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +16,16 @@ from numpy.typing import NDArray
 
 from skerry.devices.errors import SignatureMismatch
 from skerry.runtime.engine.base import Arrays
+from skerry.runtime.serve.elements import (
+    datatype_of,
+    dtype_of,
+    from_bytes,
+    from_values,
+    to_bytes,
+    where_of,
+)
 
 __all__ = [
-    "DATATYPES",
     "InferRequest",
     "InferResponse",
     "RequestInput",
@@ -29,21 +35,6 @@ __all__ = [
     "input_arrays",
     "output_tensors",
 ]
-
-DATATYPES = {
-    "bool": "BOOL",
-    **{
-        f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32)
-    },
-    "int64": "INT64",
-    "uint64": "UINT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-}
-_DTYPES = {datatype: np.dtype(name) for name, datatype in DATATYPES.items()}
-_DATATYPE_OF = {dtype: datatype for datatype, dtype in _DTYPES.items()}
-_LARGEST_RANK = 16
 
 
 class RequestInput(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +93,7 @@ _FLAT: dict[str, msgspec.json.Decoder[Any]] = {
     "i": msgspec.json.Decoder(list[int]),
     "u": msgspec.json.Decoder(list[int]),
     "f": msgspec.json.Decoder(list[float]),
+    "U": msgspec.json.Decoder(list[str]),
 }
 _NESTED = msgspec.json.Decoder(list[Any])
 
@@ -118,25 +110,28 @@ def decode_request(body: bytes | memoryview) -> InferRequest:
         raise SignatureMismatch(f"not an inference request: {error}", where="body") from error
 
 
-def input_arrays(request: InferRequest, binary: bytes | memoryview = b"") -> Arrays:
+def input_arrays(
+    request: InferRequest, binary: bytes | memoryview = b"", *, text_bytes: int
+) -> Arrays:
     """The inputs of a request as arrays, by name.
 
     Args:
         binary: what follows the JSON. The arrays may be views of it.
+        text_bytes: the most memory that a tensor of strings may take.
 
     Raises:
         SignatureMismatch: an input contradicts itself or the bytes; names it.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    offset = 0
+    data, offset = memoryview(binary), 0
     for tensor in request.inputs:
         if tensor.name in arrays:
-            raise SignatureMismatch("is given twice", where=_where(tensor))
+            raise SignatureMismatch("is given twice", where=where_of(tensor.name))
         size = None if tensor.parameters is None else tensor.parameters.get("binary_data_size")
         if size is None:
-            arrays[tensor.name] = _array(tensor)
+            arrays[tensor.name] = _array(tensor, text_bytes)
         else:
-            arrays[tensor.name] = _view(tensor, binary, offset, size)
+            arrays[tensor.name] = _view(tensor, data, offset, size, text_bytes)
             offset += size
     if offset != len(binary):
         raise SignatureMismatch(
@@ -151,75 +146,40 @@ def output_tensors(
     """Outputs as tensors of a response, and the bytes of those for which `binary` holds."""
     tensors, parts = [], []
     for name, array in outputs.items():
-        datatype, data, parameters = _DATATYPE_OF[array.dtype], None, None
+        datatype, data, parameters = datatype_of(array), None, None
         if binary(name):
-            parts.append(array.tobytes())
-            parameters = {"binary_data_size": array.nbytes}
+            parts.append(to_bytes(array))
+            parameters = {"binary_data_size": len(parts[-1])}
         else:
             data = array.ravel().tolist()
         tensors.append(ResponseOutput(name, datatype, array.shape, data, parameters))
     return tuple(tensors), parts
 
 
-def _dtype(tensor: RequestInput) -> np.dtype[Any]:
-    """The dtype a tensor claims.
-
-    Raises:
-        SignatureMismatch: no such datatype, or a shape that none can have.
-    """
-    dtype = _DTYPES.get(tensor.datatype)
-    if dtype is None:
-        known = ", ".join(_DTYPES)
-        raise SignatureMismatch(
-            f"datatype {tensor.datatype[:40]!r} is not known",
-            where=_where(tensor),
-            remedy=f"use one of {known}",
-        )
-    if len(tensor.shape) > _LARGEST_RANK or any(length < 0 for length in tensor.shape):
-        raise SignatureMismatch("shape is impossible", where=_where(tensor))
-    return dtype
-
-
 def _view(
-    tensor: RequestInput, binary: bytes | memoryview, offset: int, size: object
+    tensor: RequestInput, data: memoryview, offset: int, size: object, text_bytes: int
 ) -> NDArray[Any]:
-    dtype = _dtype(tensor)
-    wanted = math.prod(tensor.shape) * dtype.itemsize
-    if type(size) is not int or size != wanted:
+    dtype = dtype_of(tensor.name, tensor.datatype, tensor.shape)
+    if type(size) is not int or size < 0:
         raise SignatureMismatch(
-            f"binary_data_size {str(size)[:40]} where shape and datatype say {wanted}",
-            where=_where(tensor),
+            f"binary_data_size {str(size)[:40]} is no size", where=where_of(tensor.name)
         )
-    if offset + size > len(binary):
+    if offset + size > len(data):
         raise SignatureMismatch(
-            f"{len(binary) - offset} bytes are left of the {size} announced", where=_where(tensor)
+            f"{len(data) - offset} bytes are left of the {size} announced",
+            where=where_of(tensor.name),
         )
-    flat = np.frombuffer(binary, dtype, math.prod(tensor.shape), offset)
-    if dtype.kind == "b" and flat.view(np.uint8).max(initial=0) > 1:
-        raise SignatureMismatch("a byte of a BOOL is neither 0 nor 1", where=_where(tensor))
-    return (flat if flat.flags.aligned else flat.copy()).reshape(tensor.shape)
+    return from_bytes(tensor.name, dtype, tensor.shape, data[offset : offset + size], text_bytes)
 
 
-def _array(tensor: RequestInput) -> NDArray[Any]:
-    dtype = _dtype(tensor)
-    values = _values(tensor, dtype)
-    if len(values) != math.prod(tensor.shape):
-        raise SignatureMismatch(
-            f"has {len(values)} values where shape {list(tensor.shape)} says "
-            f"{math.prod(tensor.shape)}",
-            where=_where(tensor),
-        )
-    try:
-        return np.array(values, dtype).reshape(tensor.shape)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise SignatureMismatch(
-            f"a value is no {tensor.datatype}: {error}", where=_where(tensor)
-        ) from error
+def _array(tensor: RequestInput, text_bytes: int) -> NDArray[Any]:
+    dtype = dtype_of(tensor.name, tensor.datatype, tensor.shape)
+    return from_values(tensor.name, dtype, tensor.shape, _values(tensor, dtype), text_bytes)
 
 
 def _values(tensor: RequestInput, dtype: np.dtype[Any]) -> Sequence[Any]:
     """The data as a flat list."""
-    decoder = _FLAT[dtype.kind]
+    decoder, where = _FLAT[dtype.kind], where_of(tensor.name)
     try:
         return decoder.decode(tensor.data)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
@@ -229,16 +189,17 @@ def _values(tensor: RequestInput, dtype: np.dtype[Any]) -> Sequence[Any]:
             nested = []
         if not nested or not isinstance(nested[0], list):
             raise SignatureMismatch(
-                f"data does not hold {tensor.datatype}: {error}", where=_where(tensor)
+                f"data does not hold {tensor.datatype}: {error}", where=where
             ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SignatureMismatch(f"data is no array: {error}", where=_where(tensor)) from error
+        raise SignatureMismatch(f"data is no array: {error}", where=where) from error
     try:
         flat = _flatten(nested, tensor.shape)
         return decoder.decode(msgspec.json.encode(flat))  # type: ignore[no-any-return]
     except (msgspec.ValidationError, ValueError) as error:
         raise SignatureMismatch(
-            f"data does not nest as shape {list(tensor.shape)} says: {error}", where=_where(tensor)
+            f"data does not nest as shape {list(tensor.shape)} says: {error}",
+            where=where,
         ) from error
 
 
@@ -255,7 +216,3 @@ def _flatten(nested: list[Any], shape: tuple[int, ...]) -> list[Any]:
                 raise ValueError(f"axis {depth} is not {length} long everywhere")
         level = [value for item in level for value in item]
     return level
-
-
-def _where(tensor: RequestInput) -> str:
-    return f"input {tensor.name[:80]}"
