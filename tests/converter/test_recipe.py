@@ -45,6 +45,18 @@ def test_a_good_recipe_is_read(project: Path) -> None:
         ("count = 64", "rows = 64", "data.calibration.rows", "count, from, seed"),
         ('formats = ["onnx"]', 'formats = ["tensorrt"]', "target.formats", "onnx, tflite, coreml"),
         ('precisions = ["int8"]', 'precisions = ["int2"]', "quantize.precisions", "fp32"),
+        (
+            "[target]",
+            '[target]\nprofile = "toaster"',
+            "target.profile",
+            "x86-64-vnni, x86",
+        ),
+        (
+            '[quantize]\nprecisions = ["int8"]\n\n[target]',
+            '[quantize]\nprecisions = ["int8-dynamic"]\n\n[target]\nprofile = "npu-per-tensor"',
+            "quantize.precisions",
+            "one for a weight",
+        ),
         ('formats = ["onnx"]', 'formats = ["onnx", "onnx"]', "target.formats", "once"),
         ("net.safetensors", "gone.safetensors", "source.weights", "gone.safetensors"),
         ("model.py:net", "gone.py:net", "source.model", "gone.py"),

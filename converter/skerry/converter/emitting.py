@@ -16,6 +16,7 @@ from skerry.converter.models import SOURCE_PRECISION, Models
 from skerry.converter.proving import Made
 from skerry.devices.digest import digest_file
 from skerry.devices.output import Output
+from skerry.devices.targets import TARGETS
 from skerry.runtime.bundle.card import Format, TensorSpec
 
 __all__ = ["emit_all"]
@@ -75,7 +76,8 @@ def _make(
     def write(folder: Path) -> None:
         example = example_inputs(loaded.file.recipe.input)
         model = models.named(whose)
-        emitted = emit(form, precision, model, example, loaded.signature, folder)
+        target = TARGETS[loaded.file.recipe.target.profile]
+        emitted = emit(form, precision, model, example, loaded.signature, folder, target)
         if form == "coreml":
             pack_folder(emitted.path, emitted.path.with_name(f"{emitted.path.name}.tar"))
         record = _Record(emitted.path.name, emitted.inputs, emitted.outputs)

@@ -27,12 +27,14 @@ class Keys:
         trained: that, and the steps.
         quantized: that, and how ranges are chosen from which rows.
         evaluation: rows and metric.
+        profile: the hardware that files are emitted for.
     """
 
     source: str
     trained: str
     quantized: str
     evaluation: str
+    profile: str
 
     @classmethod
     def of(cls, loaded: Loaded) -> Keys:
@@ -56,13 +58,14 @@ class Keys:
         rows = dataset_fingerprint(loaded.calibration)
         scheme = recipe.quantize
         how = [scheme.calibrator, scheme.per_channel, list(scheme.refinements)]
-        quantized = fingerprint([trained, rows, *how, recipe.target.profile])
-        return cls(source, trained, quantized, evaluation)
+        profile = recipe.target.profile
+        quantized = fingerprint([trained, rows, *how, profile])
+        return cls(source, trained, quantized, evaluation, profile)
 
     def emitted(self, whose: str, form: str, precision: str) -> list[str]:
         """One emitted file."""
         key = {"source": self.source, "floating": self.trained, "quantized": self.quantized}[whose]
-        return ["emitted", key, form, precision]
+        return ["emitted", key, form, precision, self.profile]
 
     def outputs(self, whose: str) -> list[str]:
         """What a model says of the evaluation set."""

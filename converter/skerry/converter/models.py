@@ -17,11 +17,13 @@ from skerry.converter.layers import LayerNoise, layer_noise
 from skerry.converter.loading import Loaded
 from skerry.converter.proof import Outputs
 from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
+from skerry.converter.recipe import Recipe
 from skerry.converter.training import evaluate
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output
+from skerry.devices.targets import TARGETS
 
-__all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize"]
+__all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize", "scheme_of"]
 
 INT8 = "int8"
 SOURCE_PRECISION = "fp32"
@@ -62,6 +64,17 @@ class Models:
         return "quantized" if precision == INT8 else "floating"
 
 
+def scheme_of(recipe: Recipe) -> Scheme:
+    """How to quantize: what the recipe asks for, within what its profile's hardware can use."""
+    wanted, target = recipe.quantize, TARGETS[recipe.target.profile]
+    return Scheme(
+        calibrator=wanted.calibrator,
+        per_channel=wanted.per_channel and target.per_channel,
+        reduce_range=target.weight_bits == 7,
+        refinements=wanted.refinements,
+    )
+
+
 def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output: Output) -> Models:
     """Decide the quantization, once for every format, where the recipe asks for one.
 
@@ -84,11 +97,7 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
             floating,
             example_inputs(recipe.input),
             [as_tensors(batch) for batch in batches],
-            Scheme(
-                calibrator=recipe.quantize.calibrator,
-                per_channel=recipe.quantize.per_channel,
-                refinements=recipe.quantize.refinements,
-            ),
+            scheme_of(recipe),
         )
 
     with output.progress("running the source"):

@@ -195,7 +195,7 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         formats: which to emit.
-        profile: the hardware they are tuned for.
+        profile: the hardware they are tuned for, a row of `skerry.devices.targets`.
     """
 
     formats: Annotated[tuple[Format, ...], Meta(min_length=1)] = ("onnx", "tflite", "coreml")

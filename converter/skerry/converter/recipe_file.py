@@ -26,6 +26,7 @@ from skerry.converter.steps.config import Distill
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError, RecipeError
 from skerry.devices.ids import ModelName
+from skerry.devices.targets import TARGETS
 
 __all__ = ["RecipeFile", "load_recipe"]
 
@@ -382,6 +383,19 @@ def _check_targets(file: RecipeFile) -> None:
     ):
         if len(set(values)) != len(values):
             raise file.wrong(key, "one is given twice", "name each once")
+    profile = recipe.target.profile
+    if profile not in TARGETS:
+        raise file.wrong(
+            "target.profile",
+            f"there is no profile {profile!r}",
+            f"the profiles are: {', '.join(TARGETS)}",
+        )
+    if "int8-dynamic" in recipe.quantize.precisions and not TARGETS[profile].per_channel:
+        raise file.wrong(
+            "quantize.precisions",
+            f"int8-dynamic has a scale for each channel, {profile} takes one for a weight",
+            "leave it out, or name another target.profile",
+        )
     for form in recipe.target.formats:
         for precision in recipe.quantize.precisions:
             if reason := unsupported(form, precision):

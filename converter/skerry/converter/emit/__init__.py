@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from skerry.converter.emit.artifact import Emitted, Signature
 from skerry.converter.emit.support import PRECISIONS, SUPPORT, refuse_unsupported, unsupported
+from skerry.devices.targets import Target
 from skerry.runtime.bundle.card import Format
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def emit(
     example: tuple[Tensor, ...],
     signature: Signature,
     folder: Path,
+    target: Target | None = None,
 ) -> Emitted:
     """Write one artifact into `folder`. The same arguments give the same bytes.
 
@@ -45,6 +47,7 @@ def emit(
         example: one tensor per input, axis 0 the batch.
         signature: the tensors as callers name them, in forward's order.
         folder: where the file goes, as `model-<precision>.onnx`, `.tflite` or `.mlpackage`.
+        target: the hardware it is for; by default x86-64 with VNNI.
 
     Raises:
         UnsupportedError: the format has no such precision, or an operator has no lowering.
@@ -54,7 +57,7 @@ def emit(
     if fmt == "onnx":
         from skerry.converter.emit.onnx_file import emit_onnx
 
-        return emit_onnx(model, precision, example, signature, folder)
+        return emit_onnx(model, precision, example, signature, folder, target or Target())
     if fmt == "tflite":
         from skerry.converter.emit.tflite_file import emit_tflite
 

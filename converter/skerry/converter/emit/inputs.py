@@ -38,9 +38,15 @@ class Named(nn.Module):
 
 
 def float_module(
-    model: nn.Module | QuantizedModel, precision: str, example: tuple[Tensor, ...]
+    model: nn.Module | QuantizedModel,
+    precision: str,
+    example: tuple[Tensor, ...],
+    limit: int = 127,
 ) -> nn.Module:
     """The graph to emit where activations stay float: batch norms folded, weights rounded.
+
+    Args:
+        limit: the largest int8 weight.
 
     Raises:
         InputError: the model is quantized already, in training mode, or cannot be traced.
@@ -56,7 +62,7 @@ def float_module(
     graph_module = capture(model, example)
     fold_linear(graph_module)
     if precision in ROUNDED:
-        round_weights(graph_module, blocks=precision == "int4-weights")
+        round_weights(graph_module, blocks=precision == "int4-weights", limit=limit)
     return graph_module
 
 

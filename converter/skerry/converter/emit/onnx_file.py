@@ -27,6 +27,7 @@ from skerry.converter.emit.lower import (
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.devices.errors import InputError, UnsupportedError
 from skerry.devices.files import write_atomically
+from skerry.devices.targets import Target
 from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["emit_onnx", "lower"]
@@ -42,6 +43,7 @@ def emit_onnx(
     example: tuple[Tensor, ...],
     signature: Signature,
     folder: Path,
+    target: Target,
 ) -> Emitted:
     """Write `model-<precision>.onnx`; see `skerry.converter.emit.emit`."""
     if precision == "int8":
@@ -49,11 +51,11 @@ def emit_onnx(
             raise InputError("int8 needs a quantized model", where="emit", remedy="calibrate first")
         module: nn.Module = model.graph(fold=True)
     else:
-        module = float_module(model, precision, example)
+        module = float_module(model, precision, example, _limit(precision, target))
     rows = tuple(x if len(x) > 1 else torch.cat([x, x]) for x in example)
     output_specs_fit(module, rows, signature)
     exported = _export(module, rows, signature)
-    lower(exported, precision)
+    lower(exported, precision, target)
     path = prepared_path(folder, precision, ".onnx")
     proto = ir.to_proto(exported)
     write_atomically(path, proto.SerializeToString(deterministic=True))
@@ -66,7 +68,12 @@ def emit_onnx(
     )
 
 
-def lower(model: ir.Model, precision: str) -> None:
+def _limit(precision: str, target: Target) -> int:
+    """The largest weight. MatMulInteger multiplies as the target does; others in floating point."""
+    return target.weight_limit if precision == "int8-dynamic" else Target().weight_limit
+
+
+def lower(model: ir.Model, precision: str, target: Target) -> None:
     """Rewrite an exported model in place for its precision; every step is exact but fp16's own."""
     graph = model.graph
     if precision != "int8" and any(node.op_type in _RECURRENT for node in graph):
@@ -75,15 +82,17 @@ def lower(model: ir.Model, precision: str) -> None:
     if precision == "int8":
         absorb_activations.apply(graph, absorb_activations.find(graph))
         split_activations.apply(graph, split_activations.find(graph))
-        unsigned_activations.apply(graph, unsigned_activations.find(graph))
+        if target.activations == "uint8":
+            unsigned_activations.apply(graph, unsigned_activations.find(graph))
     if precision == "fp16":
         half_weights.apply(graph, half_weights.find(graph))
     if precision == "int4-weights":
         block_weights.apply(graph, block_weights.find(graph))
     if precision == "int8-dynamic":
-        dynamic_layers.apply(graph, dynamic_layers.find(graph))
+        dynamic_layers.apply(graph, dynamic_layers.find(graph), _limit(precision, target))
     if precision in ("int8-weights", "int8-dynamic", "int4-weights"):
-        integer_weights.apply(graph, integer_weights.find(graph))
+        limit = _limit(precision, target)
+        integer_weights.apply(graph, integer_weights.find(graph), limit)
     _remove_unused_initializers(graph)
     _forget_shapes(graph)
     strip_metadata.apply(model)

@@ -25,12 +25,13 @@ def on_grid(weight: Tensor, limit: int, axes: tuple[int, ...]) -> Tensor:
     return torch.clamp(torch.round(weight / scale), -limit, limit) * scale
 
 
-def round_weights(graph_module: GraphModule, *, blocks: bool) -> None:
+def round_weights(graph_module: GraphModule, *, blocks: bool, limit: int = 127) -> None:
     """Put, in place, the weight of every convolution and linear layer on its grid.
 
     Args:
         blocks: linear layers whose input length is a multiple of `BLOCK` take int4 by blocks;
             all others take int8 by output channels.
+        limit: the largest int8 weight.
     """
     done = set()
     for node in graph_module.graph.nodes:
@@ -43,5 +44,5 @@ def round_weights(graph_module: GraphModule, *, blocks: bool) -> None:
             rounded = on_grid(weight.reshape(len(weight), -1, BLOCK), 7, (2,)).reshape(weight.shape)
         else:
             others = tuple(axis for axis in range(weight.ndim) if axis != layer.axis)
-            rounded = on_grid(weight, 127, others)
+            rounded = on_grid(weight, limit, others)
         set_constant(graph_module, layer.weight, rounded)

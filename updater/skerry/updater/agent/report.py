@@ -6,6 +6,7 @@ from typing import Protocol
 
 from skerry.devices.clock import Clock
 from skerry.devices.profile import Profile
+from skerry.devices.targets import target_of
 from skerry.telemetry.messages import Event, EventKind, SlotReport, TwinReported
 from skerry.telemetry.outbox import Outbox, Priority
 from skerry.updater.store.slots import Held, Slots, Update
@@ -39,6 +40,7 @@ class OutboxReporter:
         self._profile: dict[str, str | int | float | bool] = {
             "arch": profile.arch,
             "isa": " ".join(profile.isa),
+            "target": target_of(profile),
             "cores": profile.cores,
             "memory": profile.memory,
             "formats": " ".join(profile.formats),

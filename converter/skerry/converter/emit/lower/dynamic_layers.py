@@ -17,8 +17,6 @@ from skerry.converter.emit.lower.weights import integers, weights
 
 __all__ = ["Dynamic", "apply", "find"]
 
-_LIMIT = 127
-
 
 @dataclass(frozen=True, slots=True)
 class Dynamic:
@@ -49,8 +47,11 @@ def find(graph: ir.Graph) -> tuple[Dynamic, ...]:
     return tuple(found)
 
 
-def apply(graph: ir.Graph, instructions: tuple[Dynamic, ...]) -> None:
-    """Carry the instructions out. Layers that read the same activation quantize it once."""
+def apply(graph: ir.Graph, instructions: tuple[Dynamic, ...], limit: int = 127) -> None:
+    """Carry the instructions out; the largest weight is `limit`.
+
+    Layers that read the same activation quantize it once.
+    """
     quantized: dict[ir.Value, ir.Node] = {}
     for instruction in instructions:
         node, value = instruction.node, instruction.value
@@ -63,16 +64,16 @@ def apply(graph: ir.Graph, instructions: tuple[Dynamic, ...]) -> None:
             for output, end in zip(quantized[x].outputs, ("", "_scale", "_zero"), strict=True):
                 output.name = name + end
             graph.insert_before(node, quantized[x])
-        _replace(graph, instruction, quantized[x])
+        _replace(graph, instruction, quantized[x], limit)
 
 
-def _replace(graph: ir.Graph, instruction: Dynamic, quantize: ir.Node) -> None:
+def _replace(graph: ir.Graph, instruction: Dynamic, quantize: ir.Node, limit: int) -> None:
     node, value = instruction.node, instruction.value
     tensor = value.const_value
     if tensor is None:
         return
     matrix = tensor.numpy().T if instruction.transposed else tensor.numpy()
-    stored, scale = integers(matrix, (1,), _LIMIT)
+    stored, scale = integers(matrix, (1,), limit)
     name = value.name or ""
     codes = with_constant(graph, f"{name}_int8", np.ascontiguousarray(stored))
     scales = with_constant(graph, f"{name}_scale", scale.reshape(-1))

@@ -13,21 +13,19 @@ from skerry.converter.emit.lower.weights import Weight, integers, weights
 
 __all__ = ["apply", "find"]
 
-_LIMIT = 127
-
 
 def find(graph: ir.Graph) -> tuple[Weight, ...]:
     """Every weight to store so. Changes nothing."""
     return weights(graph)
 
 
-def apply(graph: ir.Graph, instructions: tuple[Weight, ...]) -> None:
-    """Carry the instructions out."""
+def apply(graph: ir.Graph, instructions: tuple[Weight, ...], limit: int = 127) -> None:
+    """Carry the instructions out; the largest integer is `limit`."""
     for weight in instructions:
         tensor = weight.value.const_value
         if tensor is None:
             continue
-        stored, scale = integers(tensor.numpy(), weight.kept, _LIMIT)
+        stored, scale = integers(tensor.numpy(), weight.kept, limit)
         name = weight.value.name or ""
         codes = with_constant(graph, f"{name}_int8", stored)
         scales = with_constant(graph, f"{name}_scale", scale)
