@@ -1,8 +1,10 @@
 """A blob store in memory, with files only where a path is asked for."""
 
+import io
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import BundleError, DigestMismatch
@@ -15,6 +17,9 @@ class FakeBlobs:
 
     def has(self, digest: Digest) -> bool:
         return digest in self._blobs
+
+    def open(self, digest: Digest) -> BinaryIO:
+        return io.BytesIO(self._of(digest))
 
     def path(self, digest: Digest) -> Path:
         path = Path(self._folder.name) / digest.hex

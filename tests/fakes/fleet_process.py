@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
@@ -87,11 +87,11 @@ class FleetProcess:
     def client(self) -> FleetClient:
         return FleetClient(self.url, self.token)
 
-    def publish(self, version: int) -> None:
-        """Sign and publish `linear/{version}`."""
+    def publish(self, version: int, *how: str) -> None:
+        """Sign and publish `linear/{version}`; `how` are further words to sign it with."""
         bundle = make_bundle(self.folder / f"b{version}", version=str(version), shift=version / 8)
         repo, token = ["--repo", str(self.repo)], str(self.home / "operator.token")
-        assert main(["release", "sign", str(bundle), *repo]) == 0
+        assert main(["release", "sign", str(bundle), *repo, *how]) == 0
         server = ["--server", self.url, "--token-file", token]
         assert main(["release", "publish", *repo, *server]) == 0
 
@@ -99,8 +99,8 @@ class FleetProcess:
         claim = self.client.post("/v1/claims", {"device": name})
         return PlainDevice(self.folder / "devices" / name, claim, name, **options)
 
-    def roll_out(self, release: str, **policy: Any) -> str:
-        body = {"release": release, "policy": policy, "start": True}
+    def roll_out(self, release: str, *, targets: Sequence[str] = (), **policy: Any) -> str:
+        body = {"release": release, "policy": policy, "targets": list(targets), "start": True}
         return str(self.client.post("/v1/rollouts", body)["id"])
 
     def ended(self, rollout: str, state: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from fakes.fleet import MemoryFleet
 from fakes.operator import SERVER, Stage, release
 from skerry.devices.digest import Digest
 from skerry.devices.ids import DeviceId, TenantId
-from skerry.runtime.blobs import FolderBlobs
 from skerry.telemetry.collector import Record
 from skerry.telemetry.histogram import Histogram
 from skerry.telemetry.messages import Event, SlotReport, TwinReported
@@ -14,9 +13,11 @@ from skerry.telemetry.topics import Address
 from skerry.telemetry.window import Window
 from skerry.updater.rollout import Policy, Rollout
 from skerry.updater.rollout import Stage as Step
+from skerry.updater.sealing import SealedBlobs
 from skerry.updater.server.ca import FleetAuthority
 from skerry.updater.server.conduct import Conductor
 from skerry.updater.server.fleet import Fleet
+from skerry.updater.server.keyroom import KeyRoom
 from skerry.updater.server.records import Claim, Device, PublishedRelease
 
 ALL = Policy(stages=(Step("all", percent=100),))
@@ -30,12 +31,14 @@ class Harbour:
         self.clock = self.stage.clock
         self.store = MemoryFleet()
         tenant = TenantId("main")
+        keys = KeyRoom(folder / "content-keys", self.stage.keys.wrap)
         self.fleet = Fleet(
             tenant=tenant,
             folder=folder,
             url=SERVER,
             store=self.store,
-            blobs=FolderBlobs(folder),
+            blobs=SealedBlobs(folder, keys),
+            keys=keys,
             image=self.stage.image,
             director=self.stage.director,
             director_store=self.stage.director_store,

@@ -11,6 +11,7 @@ from fakes.operator import SERVER, Stage
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import SkerryError
 from skerry.devices.files import Disk
+from skerry.devices.identity import Identity
 from skerry.devices.ids import DeviceId, ModelName, ReleaseId
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.observe import Observation
@@ -20,11 +21,17 @@ from skerry.updater.agent.fetching import Fetching
 from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.update import UpdateLimits, Updater
 from skerry.updater.repository import Release
+from skerry.updater.sealing import ContentKey, Keyring, Parcel, parcels, purpose_of, seal, wrap
 from skerry.updater.store.store import Store, StoreLimits
 from skerry.updater.trust import TrustedClient
 
 DEVICE = DeviceId("dev-1")
 _QUICK = QuickDisk()
+
+
+def identity(home: Path) -> Identity:
+    """The key of the device that lives in `home`, made at the first call."""
+    return Identity.create(home / "identity", _QUICK)
 
 
 class LightRelease:
@@ -118,24 +125,44 @@ class Fleet:
         if now is not None:
             self.clock.jump(now - self.clock.now())
         self.bundles: dict[int, Bundle] = {}
+        self.keys: dict[str, ContentKey] = {}
+        self.holder: Any = None  # the public key of the device, once it is here
+        self.fetcher.serve(f"{SERVER}/keys/", self._key)
 
-    def publish(self, counter: int, **how: Any) -> Release:
+    def publish(self, counter: int, *, sealed: bool = False, **how: Any) -> Release:
         """Make a bundle (`make_bundle`'s arguments), sign it as release `counter`, publish it."""
         folder = self.folder / "bundles" / str(counter)
         bundle = Bundle.open(make_bundle(folder, version=str(counter), **how))
         self.bundles[counter] = bundle
-        for blob in (bundle.manifest, *bundle.descriptors()):
-            self.put(bundle.blobs.path(blob.digest).read_bytes())
-        release = Release(ReleaseId(ModelName("linear"), counter), str(counter), bundle.manifest)
+        key = self.new_key() if sealed else ""
+        for parcel in parcels(bundle, key):
+            self.put(bundle.blobs.read(parcel.blob), parcel.key)
+        name = ReleaseId(ModelName("linear"), counter)
+        release = Release(name, str(counter), bundle.manifest, key)
         self.stage.sign(release)
         self.stage.publish()
         return release
 
-    def put(self, data: bytes) -> Descriptor:
-        """Put a blob on the server."""
-        digest = Digest.of(data)
-        self.fetcher.put(self.url(digest), data)
-        return Descriptor(digest, len(data))
+    def new_key(self) -> str:
+        """Make a content key, which the server hands out to the device."""
+        key = ContentKey.fresh()
+        self.keys[key.id] = key
+        return key.id
+
+    def _key(self, rest: str) -> bytes | None:
+        device, _, name = rest.partition("/")
+        key = self.keys.get(name.removesuffix(".json"))
+        if key is None or device != str(DEVICE):
+            return None
+        return wrap(key, self.holder, purpose_of(key.id, device)).encode()
+
+    def put(self, data: bytes, key: str = "") -> Parcel:
+        """Put a blob on the server, sealed under the content key with the id `key`."""
+        blob = Descriptor(Digest.of(data), len(data))
+        parcel = Parcel(blob, key)
+        sealed = b"".join(seal([data], blob, self.keys[key])) if key else data
+        self.fetcher.put(f"{SERVER}/blobs/sha256/{parcel.name}", sealed)
+        return parcel
 
     def url(self, digest: Digest) -> str:
         return f"{SERVER}/blobs/sha256/{digest.hex}"
@@ -169,7 +196,9 @@ class Rig:
         self.log, self.reporter = ListLog(), reporter or ListReporter()
         self.models = models or LightModels()
         self.watches: list[Any] = []
-        self.store = Store(home / "store", disk=disk, limits=store)
+        fleet.holder = identity(home).public_key
+        self.keys = Keyring(home / "store/keys", str(DEVICE), [identity(home)], disk)
+        self.store = Store(home / "store", disk=disk, limits=store, keys=self.keys)
         self.trust = TrustedClient(
             home / "trust", fleet.fetcher, device=DEVICE, server=SERVER, clock=self.clock, disk=disk
         )
@@ -182,7 +211,7 @@ class Rig:
             limits=download,
         )
         how = {} if patcher is None else {"patcher": patcher}
-        fetching = Fetching(
+        self.fetching = fetching = Fetching(
             self.store, self.downloader, self.trust, formats=("onnx",), log=self.log, **how
         )
         self.updater = Updater(
@@ -221,7 +250,7 @@ class Rig:
         return self.updater.poll()
 
     def mend(self) -> None:
-        mend(self.store, self.models, self.downloader, self.log)
+        mend(self.store, self.models, self.fetching, self.log)
 
     def call(self, *, error: str | None = None) -> None:
         """One prediction, as the runtime would tell of it."""

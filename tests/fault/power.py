@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fakes.disk import After, CuttableDisk, PowerCut, QuickDisk
+from fakes.operator import SERVER
 from fakes.rig import Fleet, LightModels, ListReporter, Rig
 from skerry.devices.errors import GoldenError, SkerryError, UnavailableError
 from skerry.devices.files import Disk
@@ -31,7 +32,8 @@ from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.update import UpdateLimits
 from skerry.updater.delta import create
 from skerry.updater.repository import Release
-from skerry.updater.store.slots import named
+from skerry.updater.sealing import Parcel
+from skerry.updater.store.slots import keys_named, named
 from skerry.updater.store.store import StoreLimits
 
 LIMITS = StoreLimits(free_bytes=0, checkpoint_bytes=1_000)
@@ -61,6 +63,7 @@ class Scenario:
 
     name, outcome = "full", "committed"
     before, after = "1", "2"
+    sealed = False
 
     def __init__(self, folder: Path) -> None:
         self.fleet = Fleet(folder / "fleet")
@@ -87,9 +90,14 @@ class Scenario:
         self.fleet.assign(release)
         assert rig.poll() == "installed"
 
+    def publish(self, counter: int) -> Release:
+        return self.fleet.publish(
+            counter, sealed=self.sealed, shift=float(counter), golden_rows=GOLDEN_ROWS
+        )
+
     def prepare(self, rig: Rig) -> None:
-        self.install(rig, self.fleet.publish(1, shift=1.0, golden_rows=GOLDEN_ROWS))
-        self.fleet.assign(self.fleet.publish(2, shift=2.0, golden_rows=GOLDEN_ROWS))
+        self.install(rig, self.publish(1))
+        self.fleet.assign(self.publish(2))
 
     def start(self, disk: Disk | None = None) -> Rig:
         rig = Rig(self.fleet, self.work, disk=disk or QuickDisk(), **self.how())  # type: ignore[arg-type]
@@ -110,23 +118,26 @@ class Delta(Scenario):
     name = "delta"
 
     def prepare(self, rig: Rig) -> None:
-        super().prepare(rig)
+        self.install(rig, self.publish(1))
+        release = self.publish(2)
+        self.fleet.assign(release)
         bundles = self.fleet.bundles
         for pick in (lambda card: card.artifacts[0].blob, lambda card: card.golden):
             old, new = (pick(bundles[n].card).descriptor() for n in (1, 2))
             made = self.fleet.folder / "patch"
             create(bundles[1].blobs.path(old.digest), bundles[2].blobs.path(new.digest), made)
             assert made.stat().st_size < new.size
-            patch = self.fleet.put(made.read_bytes())
+            patch = self.fleet.put(made.read_bytes(), release.key)
             self.fleet.stage.image.add_delta(old.digest, new.digest, patch)
-            del self.fleet.fetcher.pages[self.fleet.url(new.digest)]
+            whole = Parcel(new, release.key)
+            del self.fleet.fetcher.pages[f"{SERVER}/blobs/sha256/{whole.name}"]
 
 
 class First(Scenario):
     name, before, after = "first", "", "1"
 
     def prepare(self, rig: Rig) -> None:
-        self.fleet.assign(self.fleet.publish(1, shift=1.0, golden_rows=GOLDEN_ROWS))
+        self.fleet.assign(self.publish(1))
 
 
 class Golden(Scenario):
@@ -160,7 +171,7 @@ class Crowded(Scenario):
         assert rig.poll() == "installed"
         used = rig.store.used_bytes()
         self.limits = StoreLimits(quota_bytes=used + 3_000, free_bytes=0, checkpoint_bytes=1_000)
-        self.fleet.assign(self.fleet.publish(3, shift=3.0, golden_rows=GOLDEN_ROWS))
+        self.fleet.assign(self.publish(3))
 
 
 class Superseded(Scenario):
@@ -176,9 +187,25 @@ class Superseded(Scenario):
         try:
             rig.poll()
         except UnavailableError:
-            self.fleet.assign(self.fleet.publish(3, shift=3.0, golden_rows=GOLDEN_ROWS))
+            self.fleet.assign(self.publish(3))
             return
         raise AssertionError("the update was not stuck")
+
+
+class Sealed(Scenario):
+    name, sealed = "sealed", True
+
+
+class SealedDelta(Delta):
+    name, sealed = "sealed delta", True
+
+
+class SealedRollBack(RollBack):
+    name, sealed = "sealed roll back", True
+
+
+class SealedCrowded(Crowded):
+    name, sealed = "sealed garbage collection", True
 
 
 SCENARIOS: tuple[type[Scenario], ...] = (
@@ -189,6 +216,10 @@ SCENARIOS: tuple[type[Scenario], ...] = (
     RollBack,
     Crowded,
     Superseded,
+    Sealed,
+    SealedDelta,
+    SealedRollBack,
+    SealedCrowded,
 )
 
 
@@ -271,6 +302,7 @@ def _finishes(scenario: Scenario, what: str) -> None:
     if scenario.outcome == "committed":
         floors = msgspec.json.decode((scenario.work / "trust/floors.json").read_bytes())
         assert floors == {"linear": int(scenario.after)}, what
+    assert set(again.keys.ids()) == keys_named(again.store.now), f"{what}: other keys than needed"
     left = [path.name for path in (scenario.work / "store/downloads").iterdir()]
     assert not left, f"{what}: {left}"
 

@@ -145,7 +145,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         device = found.device(folder / "work")
         assert device.updater.poll() == "installed"
         found.requests, found.taken = list(web.paths), device.fetcher.taken
-        assert any(fleet.url(patch.digest).endswith(path) for path in found.requests)
+        assert any(fleet.url(patch.blob.digest).endswith(path) for path in found.requests)
         yield found
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -6,14 +7,36 @@ from fakes.blobs import FakeBlobs
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import BundleError, DigestMismatch
 from skerry.runtime.blobs import BlobStore, FolderBlobs
+from skerry.updater.sealing import ContentKey, Parcel, SealedBlobs
 
 DATA = b"one blob"
 BLOB = Descriptor(Digest.of(DATA), len(DATA))
 
 
-@pytest.fixture(params=["folder", "fake"])
+class _OneKey:
+    key = ContentKey(bytes(range(32)))
+
+    def content_key(self, key: str) -> ContentKey:
+        assert key == self.key.id
+        return self.key
+
+
+class _Sealing(SealedBlobs):
+    """Seals whatever it is given."""
+
+    def put(self, blob: Descriptor, chunks: Iterable[bytes]) -> None:
+        self.put_as(Parcel(blob, _OneKey.key.id), chunks)
+
+
+@pytest.fixture(params=["folder", "fake", "sealed", "sealing"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return FolderBlobs(tmp_path) if request.param == "folder" else FakeBlobs()
+    made: dict[str, Callable[[], BlobStore]] = {
+        "folder": lambda: FolderBlobs(tmp_path),
+        "fake": FakeBlobs,
+        "sealed": lambda: SealedBlobs(tmp_path, _OneKey()),
+        "sealing": lambda: _Sealing(tmp_path, _OneKey()),
+    }
+    return made[request.param]()
 
 
 def test_what_was_put_is_there(blobs: BlobStore) -> None:
@@ -21,6 +44,10 @@ def test_what_was_put_is_there(blobs: BlobStore) -> None:
     blobs.put(BLOB, [DATA[:3], DATA[3:]])
     assert blobs.has(BLOB.digest)
     assert blobs.read(BLOB) == blobs.path(BLOB.digest).read_bytes() == DATA
+    with blobs.open(BLOB.digest) as file:
+        assert file.read(3) + file.read() == DATA
+        file.seek(4)
+        assert file.read() == DATA[4:]
     assert list(blobs.digests()) == [BLOB.digest]
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from fakes.rig import DEVICE, Fleet
 from fakes.web import make_home
-from skerry.runtime.blobs import FolderBlobs
 from skerry.updater.repository import Release, write_media
+from skerry.updater.sealing import NoKeys, SealedBlobs
 
 _COMMAND = [sys.executable, "-m", "skerry.cli.main", "agent"]
 _NOWHERE = "http://127.0.0.1:9"
@@ -24,7 +24,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 def _medium(fleet: Fleet, release: Release, folder: Path) -> Path:
     fleet.assign(release)
-    blobs = FolderBlobs(fleet.folder / "server")
+    blobs = SealedBlobs(fleet.folder / "server", NoKeys())
     bundle = fleet.bundles[release.id.counter]
     for blob in (bundle.manifest, *bundle.descriptors()):
         blobs.put(blob, [bundle.blobs.path(blob.digest).read_bytes()])

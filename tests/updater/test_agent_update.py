@@ -182,7 +182,7 @@ def test_expired_metadata_is_refused_and_changes_nothing(fleet: Fleet, rig: Rig)
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b'{"schemaVersion": 2}' + b" " * 99])
 def test_a_signed_manifest_that_is_none_is_final(fleet: Fleet, rig: Rig, content: bytes) -> None:
     _installed(fleet, rig, 1)
-    manifest = fleet.put(content)
+    manifest = fleet.put(content).blob
     release = Release(ReleaseId(ModelName("linear"), 2), "2", manifest)
     fleet.stage.sign(release)
     fleet.stage.publish()
@@ -460,7 +460,7 @@ def test_a_patch_replaces_the_whole_blob(fleet: Fleet, rig: Rig) -> None:
     assert rig.poll() == "installed"
     done = rig.reporter.updates[-1]
     assert done.full_bytes - done.delta_bytes == new.size - patch.size
-    assert patch.digest not in set(rig.store.blobs.digests())
+    assert patch.blob.digest not in set(rig.store.blobs.digests())
 
 
 def test_the_counter_floor_follows_the_commit(fleet: Fleet, rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """Metadata, sealed blobs and envelopes of format version 1 open for ever."""
 
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_priva
 
 from fakes.clock import FakeClock
 from skerry.devices.digest import Descriptor, Digest
+from skerry.devices.identity import Identity
 from skerry.devices.ids import DeviceId
 from skerry.updater.repository import OnlinePublic
+from skerry.updater.sealing import ContentKey, Envelope, Parcel, SealedFile, unwrap
 from skerry.updater.trust import MEDIA_URL, FolderFetcher, Refusal, Rule, TrustedClient
-from skerry.updater.trust.sealing import ContentKey, Envelope, unseal, unwrap
 
 MADE_AT = 1_800_000_000.0
 
@@ -41,7 +43,7 @@ def test_a_metadata_set_of_v1_is_believed(golden: Path, tmp_path: Path) -> None:
     assert (str(found.release), found.version) == ("digits/2", "v2")
     assert found.manifest == Descriptor(Digest.of(b"manifest of digits 2"), 20)
     patch = client.delta(Digest.of(b"old"), Digest.of(b"new"))
-    assert patch == Descriptor(Digest.of(b"patch"), 5)
+    assert patch == Parcel(Descriptor(Digest.of(b"patch"), 5))
 
 
 def test_its_policy_of_expiry_still_holds(golden: Path, tmp_path: Path) -> None:
@@ -59,10 +61,11 @@ def test_the_public_keys_of_a_v1_server_are_read(golden: Path) -> None:
 
 
 def test_a_sealed_blob_of_v1_opens(golden: Path) -> None:
-    device = derive_private_key(0x5EA1, SECP256R1())
+    device = Identity(derive_private_key(0x5EA1, SECP256R1()))
     envelope = Envelope.decode((golden / "envelope.json").read_bytes())
     key = unwrap(envelope, device, "digits/2 dev-1")
     assert key == ContentKey(bytes(range(32)))
     data = b"golden weights " * 40
     blob = Descriptor(Digest.of(data), len(data))
-    assert b"".join(unseal([(golden / "sealed.bin").read_bytes()], blob, key)) == data
+    with BufferedReader(SealedFile((golden / "sealed.bin").open("rb"), blob.digest, key)) as file:
+        assert file.read() == data

@@ -9,11 +9,11 @@ from fakes.clock import FakeClock
 from fakes.operator import SERVER, Stage, release
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.ids import DeviceId
-from skerry.runtime.blobs import FolderBlobs
 from skerry.updater.fetch import Fetcher, RefusedError, fetch_bytes
 from skerry.updater.repository import write_media
 from skerry.updater.repository.signing import sign
 from skerry.updater.repository.staging import Staging
+from skerry.updater.sealing import NoKeys, SealedBlobs
 from skerry.updater.trust import (
     MEDIA_URL,
     ExpiryPolicy,
@@ -47,7 +47,7 @@ def _policy(stage: Stage, policy: ExpiryPolicy) -> None:
 
 def _medium(stage: Stage) -> Path:
     place, devices = stage.folder / "stick", [DEV, DeviceId("dev-2")]
-    blobs = FolderBlobs(stage.operator.folder)
+    blobs = SealedBlobs(stage.operator.folder, NoKeys())
     write_media(place, stage.image, stage.director, devices, blobs)
     return place
 

@@ -9,6 +9,7 @@ from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.ids import DeviceId
 from skerry.updater.fetch import BusyError
+from skerry.updater.sealing import Parcel
 from skerry.updater.trust import Assignment, Refusal, Rule
 
 DEV = DeviceId("dev-1")
@@ -82,9 +83,9 @@ def test_a_delta_is_found_only_where_one_is_signed(stage: Stage) -> None:
     device = stage.device()
     device.assignment()
     assert device.delta(base, new) is None
-    stage.image.add_delta(base, new, patch)
+    stage.image.add_delta(base, new, Parcel(patch))
     device.assignment()
-    assert device.delta(base, new) == patch
+    assert device.delta(base, new) == Parcel(patch)
     assert device.delta(new, base) is None
 
 

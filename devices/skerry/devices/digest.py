@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from skerry.devices.errors import DigestMismatch, InputError
 
-__all__ = ["Descriptor", "Digest", "digest_file"]
+__all__ = ["Descriptor", "Digest", "digest_file", "digest_rest"]
 
 _FORM = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20
@@ -84,9 +85,14 @@ class Descriptor:
 
 def digest_file(path: Path) -> Descriptor:
     """The digest and length of the file at `path`, read in chunks."""
-    state, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            state.update(chunk)
-            size += len(chunk)
+        return digest_rest(file)
+
+
+def digest_rest(file: BinaryIO) -> Descriptor:
+    """The digest and length of what an open file has yet to give, read in chunks."""
+    state, size = hashlib.sha256(), 0
+    while chunk := file.read(_CHUNK_BYTES):
+        state.update(chunk)
+        size += len(chunk)
     return Descriptor(Digest.from_hex(state.hexdigest()), size)

@@ -124,6 +124,10 @@ class Identity:
         """The public half."""
         return self._key.public_key()
 
+    def agree(self, theirs: ec.EllipticCurvePublicKey) -> bytes:
+        """The shared secret of ECDH with a P-256 key; ValueError if that is on another curve."""
+        return self._key.exchange(ec.ECDH(), theirs)
+
     def csr(self, name: str) -> bytes:
         """A PKCS#10 request (PEM) for a certificate, subject CN=`name`, signed with this key."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import BundleError, DigestMismatch
@@ -20,8 +20,11 @@ class BlobStore(Protocol):
     def has(self, digest: Digest) -> bool:
         """Whether the blob is here, whole."""
 
+    def open(self, digest: Digest) -> BinaryIO:
+        """The blob as a file to read; BundleError if it is not here."""
+
     def path(self, digest: Digest) -> Path:
-        """Where the blob's file is; BundleError if it is not here."""
+        """Where the blob's file is, for an engine to load; BundleError if it is not here."""
 
     def read(self, blob: Descriptor) -> bytes:
         """The blob's bytes, matched to digest and size before they are returned."""
@@ -50,6 +53,9 @@ class FolderBlobs:
 
     def has(self, digest: Digest) -> bool:
         return (self._folder / digest.hex).is_file()
+
+    def open(self, digest: Digest) -> BinaryIO:
+        return self.path(digest).open("rb")
 
     def path(self, digest: Digest) -> Path:
         path = self._folder / digest.hex

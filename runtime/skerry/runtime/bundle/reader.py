@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.devices.digest import Descriptor, Digest, digest_file
+from skerry.devices.digest import Descriptor, Digest, digest_rest
 from skerry.devices.errors import BundleError, DigestMismatch
 from skerry.runtime.blobs import BlobStore, FolderBlobs
 from skerry.runtime.bundle.card import ArtifactSpec, BlobRef, Card, TensorSpec
@@ -92,6 +92,11 @@ class Bundle:
         """Every layer of the manifest."""
         return self._manifest.layers
 
+    @property
+    def card_blob(self) -> Descriptor:
+        """The blob that holds the card."""
+        return self._manifest.card
+
     def descriptors(self) -> tuple[Descriptor, ...]:
         """Config and layers: what a publisher uploads, beside the manifest itself."""
         return self._manifest.descriptors()
@@ -116,13 +121,14 @@ class Bundle:
         """
         checked = self.descriptors() if artifact is None else self.needed_blobs(artifact)
         for expected in checked:
-            path = self.blobs.path(expected.digest)
-            found = path.stat().st_size
-            if found != expected.size:
-                raise DigestMismatch(f"{found} bytes, expected {expected.size}", where=path)
-            if digest_file(path) != expected:
+            with self.blobs.open(expected.digest) as file:
+                found = digest_rest(file)
+            where = f"blob {expected.digest.hex}"
+            if found.size != expected.size:
+                raise DigestMismatch(f"{found.size} bytes, expected {expected.size}", where=where)
+            if found != expected:
                 raise DigestMismatch(
-                    "the bytes are not what their name says", where=path, remedy="fetch it again"
+                    "the bytes are not what their name says", where=where, remedy="fetch it again"
                 )
         return checked
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skerry.devices.errors import BundleError, SkerryError, TrustError, UnavailableError
 from skerry.runtime.bundle.reader import Bundle
-from skerry.updater.agent.download import Downloader
+from skerry.updater.agent.fetching import Fetching
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
 from skerry.updater.agent.update import Models
@@ -51,11 +51,11 @@ def serve(store: Store, models: Models, reporter: Reporter, log: Log) -> None:
         log("previous_failed", release=slots.previous.release, reason=error)
 
 
-def mend(store: Store, models: Models, downloader: Downloader, log: Log) -> None:
+def mend(store: Store, models: Models, fetching: Fetching, log: Log) -> None:
     """Fetch what is missing of the active release, and serve it.
 
     Raises:
-        SkerryError: as `Downloader.get` and `Runtime.prepare`.
+        SkerryError: as `Fetching.restore` and `Runtime.prepare`.
     """
     active = store.now.slots.active
     serving = models.active
@@ -63,8 +63,7 @@ def mend(store: Store, models: Models, downloader: Downloader, log: Log) -> None
         return
     if not store.damaged(active):
         return
-    for blob in store.missing(ref.descriptor() for ref in (active.manifest, *active.blobs)):
-        downloader.get(blob)
+    fetching.restore(active)
     _load(store, models, active)
     models.forget_previous()
     log("mended", release=active.release)
@@ -88,5 +87,6 @@ def _load_active(store: Store, models: Models, held: Held) -> None:
 
 
 def _load(store: Store, models: Models, held: Held) -> None:
-    bundle = Bundle.of(store.blobs, held.manifest.descriptor())
-    models.activate(models.prepare(bundle, artifact=held.artifact))
+    with store.blobs.forgetting():
+        bundle = Bundle.of(store.blobs, held.manifest.descriptor())
+        models.activate(models.prepare(bundle, artifact=held.artifact))

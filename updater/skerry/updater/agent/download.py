@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from threading import Event
 
 from skerry.devices.clock import Clock
-from skerry.devices.digest import Descriptor
 from skerry.devices.errors import CancelledError, DigestMismatch, TrustError, UnavailableError
 from skerry.updater.agent.schedule import Hours
 from skerry.updater.fetch import BusyError, Fetcher
+from skerry.updater.sealing import Parcel
 from skerry.updater.store.partial import Partial
 from skerry.updater.store.store import Store
 
@@ -81,8 +81,19 @@ class Downloader:
         """The device has just looked at what it is assigned."""
         self._looked = self._clock.monotonic()
 
-    def get(self, blob: Descriptor) -> None:
-        """See that `blob` is in the store.
+    def key(self, key: str) -> None:
+        """See that the content key with this id is here.
+
+        Raises:
+            TrustError: the server hands out another, or none for this device.
+            RefusedError, BusyError: as `Fetcher.open`.
+        """
+        if self._store.keys is None:
+            raise TrustError("this device keeps no keys", where=key, remedy="enrol it anew")
+        self._store.keys.fetch(key, self._fetcher, self._server)
+
+    def get(self, parcel: Parcel) -> None:
+        """See that a blob is in the store, fetched as `parcel`.
 
         Raises:
             DigestMismatch, TrustError: the server sent something else; nothing of it is kept.
@@ -90,25 +101,25 @@ class Downloader:
             BusyError, OutsideHoursError, CancelledError: later; what is here is kept.
             QuotaError, UnavailableError: the disk is full or not writable.
         """
-        if self._store.blobs.has(blob.digest):
+        if self._store.blobs.has(parcel.blob.digest):
             return
-        if blob.size > self._limits.blob_bytes:
+        if parcel.blob.size > self._limits.blob_bytes:
             raise TrustError(
-                f"a blob of {blob.size} bytes, at most {self._limits.blob_bytes}",
-                where=blob.digest,
+                f"a blob of {parcel.blob.size} bytes, at most {self._limits.blob_bytes}",
+                where=parcel.blob.digest,
                 remedy="raise the limit of this device",
             )
-        resumed = self._fetch(blob)
+        resumed = self._fetch(parcel)
         try:
             self._store.adopt(resumed)
         except DigestMismatch:
             if not resumed.resumed:
                 raise
-            self._store.adopt(self._fetch(blob))
+            self._store.adopt(self._fetch(parcel))
 
-    def _fetch(self, blob: Descriptor) -> Partial:
-        """The download of `blob`, as long as it shall be; its content is not checked yet."""
-        partial = self._store.partial(blob)
+    def _fetch(self, parcel: Parcel) -> Partial:
+        """The download of `parcel`, as long as it shall be; its content is not checked yet."""
+        partial = self._store.partial(parcel)
         try:
             for left in range(self._limits.resumes, -1, -1):
                 before = partial.size
@@ -129,11 +140,11 @@ class Downloader:
         raise AssertionError("unreachable")
 
     def _continue(self, partial: Partial) -> None:
-        blob, url = partial.blob, f"{self._server}/blobs/sha256/{partial.blob.digest.hex}"
-        if partial.size == blob.size:
+        parcel, url = partial.parcel, f"{self._server}/blobs/sha256/{partial.parcel.name}"
+        if partial.size == parcel.size:
             return
         self._check_hours()
-        with self._fetcher.open(url, max_bytes=blob.size, start=partial.size) as body:
+        with self._fetcher.open(url, max_bytes=parcel.size, start=partial.size) as body:
             if body.start != partial.size:
                 partial.restart()
             began, taken = self._clock.monotonic(), 0
@@ -146,9 +157,9 @@ class Downloader:
                     self._pause(due - self._clock.monotonic())
                 self._check_wanted(partial)
                 self._check_hours(partial)
-        if partial.size < blob.size:
+        if partial.size < parcel.size:
             raise BusyError(
-                f"the answer ended after {partial.size} of {blob.size} bytes", where=url
+                f"the answer ended after {partial.size} of {parcel.size} bytes", where=url
             )
 
     def _check_wanted(self, partial: Partial) -> None:
@@ -156,7 +167,9 @@ class Downloader:
         late = self._clock.monotonic() - self._looked >= self._limits.look_s
         if late or self._interrupted.is_set():
             partial.checkpoint()
-            raise CancelledError("the download makes way for a look", where=partial.blob.digest)
+            raise CancelledError(
+                "the download makes way for a look", where=partial.parcel.blob.digest
+            )
 
     def _check_hours(self, partial: Partial | None = None) -> None:
         seconds = Hours.until_open(self._limits.hours, self._clock.now())

@@ -32,7 +32,8 @@ def update_from(parts: Parts, folder: Path) -> Outcome:
     fetcher = FolderFetcher(folder)
     downloader = parts.downloader(fetcher, MEDIA_URL, DownloadLimits())
     parts.log("medium", folder=folder)
-    return parts.updater(fetcher, MEDIA_URL, downloader, carried=True).poll()
+    trust = parts.trust(fetcher, MEDIA_URL, carried=True)
+    return parts.updater(trust, parts.fetching(downloader, trust)).poll()
 
 
 def ask_for(home: Path, folder: Path, worker: int) -> None:

@@ -17,7 +17,7 @@ from skerry.runtime.bundle.card import Format
 from skerry.runtime.observe import Observation, Observer
 from skerry.runtime.runtime import Runtime
 from skerry.updater.agent.download import Downloader, DownloadLimits
-from skerry.updater.agent.fetching import Fetching, apply_patch
+from skerry.updater.agent.fetching import Fetching, apply_patch, unpack_patch
 from skerry.updater.agent.health import HealthWatch
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
@@ -107,15 +107,13 @@ class Parts:
             chance=self.chance,
         )
 
-    def updater(
-        self, fetcher: Fetcher, server: str, downloader: Downloader, *, carried: bool = False
-    ) -> Updater:
-        """What brings this device to what `server` assigns.
+    def trust(self, fetcher: Fetcher, server: str, *, carried: bool = False) -> TrustedClient:
+        """What this device believes `server`.
 
         Args:
             carried: whether the server is a folder that was carried here.
         """
-        trust = TrustedClient(
+        return TrustedClient(
             self.home / "trust",
             fetcher,
             device=self.settings.device_id,
@@ -123,14 +121,21 @@ class Parts:
             clock=self.clock,
             carried=carried,
         )
-        fetching = Fetching(
+
+    def fetching(self, downloader: Downloader, trust: TrustedClient) -> Fetching:
+        """What brings blobs into the store."""
+        return Fetching(
             self.store,
             downloader,
             trust,
             formats=runnable(self.profile),
             log=self.log,
             patcher=partial(apply_patch, cancelled=self.stop.is_set),
+            unpacker=partial(unpack_patch, cancelled=self.stop.is_set),
         )
+
+    def updater(self, trust: TrustedClient, fetching: Fetching) -> Updater:
+        """What brings this device to what it is assigned."""
         return Updater(
             self.store,
             trust,

@@ -33,6 +33,7 @@ from skerry.updater.agent.renewal import RENEWAL_LIMIT_BYTES, Renewal
 from skerry.updater.agent.report import OutboxReporter
 from skerry.updater.agent.rounds import Rounds, guarded
 from skerry.updater.fetch import HttpFetcher
+from skerry.updater.sealing import Keyring
 from skerry.updater.store.store import Store
 
 __all__ = ["AgentProcess"]
@@ -71,15 +72,15 @@ class AgentProcess:
             UnavailableError: another agent runs in this home, or the disk cannot be written.
         """
         with ExitStack() as stack:
+            identity = Identity.load(self._home / "identity")
             outbox, recorder = self._open(stack)
-            parts = self._parts(stack, outbox, recorder)
+            parts = self._parts(stack, identity, outbox, recorder)
             serve(parts.store, parts.runtime, parts.reporter, self._log)
             server = Server(parts.runtime, listener=listener)
             server.start()
             stack.callback(server.stop)
             self._log("listening", address=server.address)
             parts.reporter.slots(parts.store.now.slots)
-            identity = Identity.load(self._home / "identity")
             self._thread(stack, "uplink", lambda: self._uplink(parts, identity, outbox))
             self._thread(stack, "windows", lambda: self._windows(recorder, outbox))
             self._rounds(stack, parts, identity).run()
@@ -92,7 +93,8 @@ class AgentProcess:
             SkerryError: as `run` and `Updater.poll`.
         """
         with ExitStack() as stack:
-            parts = self._parts(stack, *self._open(stack))
+            identity = Identity.load(self._home / "identity")
+            parts = self._parts(stack, identity, *self._open(stack))
             serve(parts.store, parts.runtime, parts.reporter, self._log)
             return update_from(parts, media)
 
@@ -102,8 +104,12 @@ class AgentProcess:
         stack.callback(outbox.close)
         return outbox, Recorder(self._clock)
 
-    def _parts(self, stack: ExitStack, outbox: Outbox, recorder: Recorder) -> Parts:
+    def _parts(
+        self, stack: ExitStack, identity: Identity, outbox: Outbox, recorder: Recorder
+    ) -> Parts:
         settings, profile = AgentSettings.load(self._home), probe()
+        folder = self._home / "store"
+        keys = Keyring(folder / "keys", settings.device, [identity])
         observers = Observers(recorder)
         runtime = Runtime(RuntimeOptions(formats=runnable(profile)), observers)
         stack.callback(runtime.close)
@@ -111,7 +117,7 @@ class AgentProcess:
             home=self._home,
             settings=settings,
             profile=profile,
-            store=Store(self._home / "store", limits=self._limits.store),
+            store=Store(folder, limits=self._limits.store, keys=keys),
             runtime=runtime,
             observers=observers,
             reporter=OutboxReporter(outbox, self._clock, profile),
@@ -147,11 +153,14 @@ class AgentProcess:
             if folder := take_asked(self._home):
                 update_from(parts, folder)
 
+        trust = parts.trust(fetcher, settings.server)
+        fetching = parts.fetching(downloader, trust)
+
         def mended() -> None:
-            mend(parts.store, parts.runtime, downloader, self._log)
+            mend(parts.store, parts.runtime, fetching, self._log)
 
         return Rounds(
-            parts.updater(fetcher, settings.server, downloader).poll,
+            parts.updater(trust, fetching).poll,
             [carried, mended, renewal.look],
             lambda: downloader.fetched_bytes,
             clock=self._clock,

@@ -148,7 +148,12 @@ class Updater:
 
     def _begin(self, wanted: Assignment) -> None:
         now = rules.begun(
-            self._store.now, wanted.release, wanted.version, wanted.manifest, self._clock.now()
+            self._store.now,
+            wanted.release,
+            wanted.version,
+            wanted.manifest,
+            self._clock.now(),
+            wanted.key,
         )
         self._store.become(now)
         self._log("update_started", release=wanted.release, version=wanted.version)
@@ -195,9 +200,10 @@ class Updater:
         self._store.become(rules.tried(self._store.now))
         manifest = update.manifest.descriptor()
         try:
-            prepared = self._models.prepare(
-                Bundle.of(self._store.blobs, manifest), artifact=update.artifact
-            )
+            with self._store.blobs.forgetting():
+                prepared = self._models.prepare(
+                    Bundle.of(self._store.blobs, manifest), artifact=update.artifact
+                )
         except TrustError as error:
             self._refetch(error)
             raise

@@ -12,6 +12,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Targets
 
 from skerry.devices.errors import InputError
 from skerry.devices.files import write_atomically
+from skerry.updater.repository.content import with_wrap_key
 from skerry.updater.repository.keys import OnlinePublic
 from skerry.updater.repository.signers import make_key
 from skerry.updater.repository.signing import expiry, sign
@@ -121,6 +122,7 @@ def found(
         ),
     }
     image = _root({**held, **_one_each(online.image, ("snapshot", "timestamp"))}, now, limits)
+    with_wrap_key(image, online.wrap)
     director = _root({**held, **_one_each(online.director)}, now, limits)
     releases = Targets(
         expires=expiry(now, limits.targets_s),

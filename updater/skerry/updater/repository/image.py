@@ -15,7 +15,7 @@ from threading import RLock
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 
 from skerry.devices.clock import Clock
-from skerry.devices.digest import Descriptor, Digest
+from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.updater.repository.keys import OnlineKeys
 from skerry.updater.repository.releases import Release, releases_in
@@ -31,8 +31,9 @@ from skerry.updater.repository.signing import (
     stale,
 )
 from skerry.updater.repository.store import MetadataStore
+from skerry.updater.sealing import Parcel
 from skerry.updater.trust import rules
-from skerry.updater.trust.assignment import delta_path
+from skerry.updater.trust.assignment import delta_path, patch_of
 from skerry.updater.trust.expiry import stamped
 from skerry.updater.trust.rules import Refusal, Rule
 
@@ -109,7 +110,7 @@ class ImageRepository:
                 self._sign_current()
             return added
 
-    def add_delta(self, base: Digest, new: Digest, patch: Descriptor) -> None:
+    def add_delta(self, base: Digest, new: Digest, patch: Parcel) -> None:
         """Sign that `patch` turns the blob `base` into the blob `new`.
 
         Raises:
@@ -119,11 +120,13 @@ class ImageRepository:
             now = self._clock.now()
             deltas = self._deltas()
             path = delta_path(base, new)
-            added = {"custom": {"skerry": {"added": int(now)}}}
+            named = {"key": patch.key} if patch.key else {}
+            added = {"custom": {"skerry": {"added": int(now), **named}}}
             known = deltas.targets.get(path)
-            if known is not None and known.hashes == {"sha256": patch.digest.hex}:
+            if known is not None and patch_of(known, "deltas") == patch:
                 return
-            deltas.targets[path] = TargetFile(patch.size, {"sha256": patch.digest.hex}, path, added)
+            hashes = {"sha256": patch.blob.digest.hex}
+            deltas.targets[path] = TargetFile(patch.blob.size, hashes, path, added)
             newest_last = sorted(deltas.targets.values(), key=_added)
             deltas.targets = {t.path: t for t in newest_last[-self._limits.deltas :]}
             self._sign_deltas(deltas, now)

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 from securesystemslib.signer import Key, Signer, SSlibKey
 
 from skerry.devices.errors import InputError
 from skerry.devices.files import write_atomically
+from skerry.devices.identity import Identity
 from skerry.updater.repository.signers import load_key, make_key
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
 
 IMAGE_ROLES = ("snapshot", "timestamp", "deltas")
 DIRECTOR_ROLES = ("targets", "snapshot", "timestamp")
+_WRAP = "wrap"
 
 
 def key_from_dict(document: Mapping[str, Any]) -> Key:
@@ -98,10 +105,12 @@ class OnlinePublic:
     Attributes:
         image: keys of `snapshot`, `timestamp` and `deltas`.
         director: keys of `targets`, `snapshot` and `timestamp`.
+        wrap: the P-256 key (PEM) for which content keys are wrapped; "" if it has none.
     """
 
     image: Mapping[str, Key]
     director: Mapping[str, Key]
+    wrap: str = ""
 
     def encode(self) -> bytes:
         """As `online.json`."""
@@ -109,6 +118,7 @@ class OnlinePublic:
             "schema": 1,
             "image": {role: _public(key) for role, key in self.image.items()},
             "director": {role: _public(key) for role, key in self.director.items()},
+            "wrap": self.wrap,
         }
         return msgspec.json.format(msgspec.json.encode(document, order="sorted")) + b"\n"
 
@@ -133,12 +143,14 @@ class OnlinePublic:
         return cls(
             {role: key_from_dict(document.image[role]) for role in IMAGE_ROLES},
             {role: key_from_dict(document.director[role]) for role in DIRECTOR_ROLES},
+            document.wrap,
         )
 
 
 class _OnlineFile(msgspec.Struct, frozen=True):
     image: dict[str, dict[str, Any]]
     director: dict[str, dict[str, Any]]
+    wrap: str = ""
     schema: int = 1
 
 
@@ -149,10 +161,12 @@ class OnlineKeys:
     Attributes:
         image: signers of `snapshot`, `timestamp` and `deltas`.
         director: signers of `targets`, `snapshot` and `timestamp`.
+        wrap: opens the content keys that operators hand over.
     """
 
     image: Mapping[str, Signer]
     director: Mapping[str, Signer]
+    wrap: Identity
 
     @classmethod
     def generate(cls, folder: Path) -> OnlineKeys:
@@ -164,6 +178,7 @@ class OnlineKeys:
         keys = cls(
             {role: make_key(folder / f"image-{role}.pem") for role in IMAGE_ROLES},
             {role: make_key(folder / f"director-{role}.pem") for role in DIRECTOR_ROLES},
+            Identity.create(folder / _WRAP),
         )
         write_atomically(folder / "online.json", keys.public)
         return keys
@@ -172,13 +187,20 @@ class OnlineKeys:
     def load(cls, folder: Path) -> OnlineKeys:
         """The keys that `generate` left in `folder`.
 
+        A home that was made before there was a wrap key gets one, and a new `online.json`.
+
         Raises:
             InputError: one is missing or damaged.
         """
-        return cls(
+        new = not (folder / _WRAP).exists()
+        keys = cls(
             {role: load_key(folder / f"image-{role}.pem") for role in IMAGE_ROLES},
             {role: load_key(folder / f"director-{role}.pem") for role in DIRECTOR_ROLES},
+            Identity.create(folder / _WRAP),
         )
+        if new:
+            write_atomically(folder / "online.json", keys.public)
+        return keys
 
     @property
     def public(self) -> bytes:
@@ -186,8 +208,13 @@ class OnlineKeys:
         return OnlinePublic(
             {role: signer.public_key for role, signer in self.image.items()},
             {role: signer.public_key for role, signer in self.director.items()},
+            _pem(self.wrap.public_key),
         ).encode()
 
 
 def _public(key: Key) -> dict[str, Any]:
     return {"keyid": key.keyid, **key.to_dict()}
+
+
+def _pem(key: EllipticCurvePublicKey) -> str:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tuf.api.metadata import Snapshot, Timestamp
 
 from skerry.devices.digest import Descriptor
-from skerry.devices.errors import InputError, TrustError
+from skerry.devices.errors import BundleError, InputError, TrustError
 from skerry.devices.files import write_atomically
 from skerry.devices.ids import DeviceId
-from skerry.runtime.blobs import BlobStore, FolderBlobs
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.repository.director import DirectorRepository
 from skerry.updater.repository.image import ImageRepository
+from skerry.updater.sealing import Envelope, Parcel, SealedBlobs, parcels
 from skerry.updater.trust import rules
 
 __all__ = ["write_media"]
@@ -29,7 +29,8 @@ def write_media(
     image: ImageRepository,
     director: DirectorRepository,
     devices: Iterable[DeviceId],
-    blobs: BlobStore,
+    blobs: SealedBlobs,
+    hand_out: Callable[[DeviceId, str], Envelope] | None = None,
 ) -> list[Descriptor]:
     """Write the present metadata, the assignments of `devices`, and every blob they need.
 
@@ -37,7 +38,8 @@ def write_media(
         folder: the medium; what is there already stays, so that it can serve further devices.
         image, director: the server's repositories.
         devices: for whom; each gets the release it is assigned now.
-        blobs: where the server keeps blobs.
+        blobs: where the server keeps blobs; sealed ones are carried sealed.
+        hand_out: wraps a content key for a device; needed where a release is sealed.
 
     Returns:
         the blobs of the releases that are assigned.
@@ -47,20 +49,26 @@ def write_media(
         BundleError, DigestMismatch: a blob is missing or damaged; it is not written.
     """
     image.refresh()
-    store = FolderBlobs(folder)
-    needed: dict[str, Descriptor] = {}
+    store = SealedBlobs(folder, blobs.keys)
+    needed: dict[str, Parcel] = {}
     for device in devices:
         _copy_set(_Read(director, device), folder / "director" / str(device))
         assigned = director.assigned(device)
         if assigned is not None:
-            bundle = Bundle.of(blobs, assigned.manifest)
-            for blob in (*bundle.descriptors(), bundle.manifest):
-                needed[blob.digest.hex] = blob
-    for blob in needed.values():
-        with blobs.path(blob.digest).open("rb") as file:
-            store.put(blob, _chunks(file))
+            for parcel in parcels(Bundle.of(blobs, assigned.manifest), assigned.key):
+                needed[parcel.name] = parcel
+            if assigned.key and hand_out is not None:
+                place = folder / "keys" / str(device)
+                place.mkdir(parents=True, exist_ok=True)
+                envelope = hand_out(device, assigned.key)
+                write_atomically(place / f"{assigned.key}.json", envelope.encode())
+    for parcel in needed.values():
+        if not blobs.holds(parcel):
+            raise BundleError("blob is missing", where=parcel.name)
+        with blobs.file(parcel).open("rb") as file:
+            store.take(parcel, _chunks(file))
     _copy_set(image, folder / "image")
-    return list(needed.values())
+    return [parcel.blob for parcel in needed.values()]
 
 
 class _Read:

@@ -5,6 +5,7 @@ DIR/keys/              key files, mode 0600
 DIR/image/             1.root.json, 1.targets.json, …
 DIR/director/          1.root.json, …
 DIR/blobs/sha256/      the blobs of what was signed here, to be published
+DIR/content/           content keys of sealed releases, mode 0600
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from tuf.api.metadata import Targets
 from skerry.devices.clock import Clock
 from skerry.devices.errors import InputError
 from skerry.devices.ids import ModelName, ReleaseId
-from skerry.runtime.blobs import FolderBlobs
 from skerry.runtime.bundle.reader import Bundle
+from skerry.updater.repository.content import ContentKeys
 from skerry.updater.repository.founding import (
     Holders,
     OfflineLimits,
@@ -34,6 +35,7 @@ from skerry.updater.repository.releases import Release, last_counter, releases_i
 from skerry.updater.repository.signers import Passphrase, open_signer
 from skerry.updater.repository.signing import expiry, newest, newest_root, sign
 from skerry.updater.repository.store import FolderMetadata
+from skerry.updater.sealing import SealedBlobs, parcels
 from skerry.updater.trust import rules
 
 __all__ = ["OfflineRepository"]
@@ -65,7 +67,8 @@ class OfflineRepository:
         self.folder = folder
         self.image = FolderMetadata(folder / "image")
         self.director = FolderMetadata(folder / "director")
-        self.blobs = FolderBlobs(folder)
+        self.content = ContentKeys(folder / "content")
+        self.blobs = SealedBlobs(folder, self.content)
         self._clock, self._passphrase = clock, passphrase
         self.limits = limits or OfflineLimits()
         self._places = read_places(folder)
@@ -105,20 +108,22 @@ class OfflineRepository:
         )
         return cls(folder, clock, limits=limits)
 
-    def add_release(self, path: Path, *, version: str | None = None) -> Release:
+    def add_release(
+        self, path: Path, *, version: str | None = None, sealed: bool = False
+    ) -> Release:
         """Sign the bundle in the folder `path`, with the keys here, as its model's next release.
 
         Raises:
             BundleError, DigestMismatch: the bundle is damaged.
             InputError: too few of the signing keys are here.
         """
-        release, targets = self.new_release(path, version=version)
+        release, targets = self.new_release(path, version=version, sealed=sealed)
         if targets is not None:
             self.sign_targets(targets)
         return release
 
     def new_release(
-        self, path: Path, *, version: str | None = None
+        self, path: Path, *, version: str | None = None, sealed: bool = False
     ) -> tuple[Release, Targets | None]:
         """The next release of a bundle's model, and the list of releases that is yet to be signed.
 
@@ -128,6 +133,7 @@ class OfflineRepository:
         Args:
             path: an OCI layout.
             version: what people call it; the bundle's own version by default.
+            sealed: seal its blobs under a fresh content key; only the fleet's devices open them.
 
         Returns:
             the release, and the next version of the targets; None where nothing is new.
@@ -141,12 +147,16 @@ class OfflineRepository:
         model = ModelName(bundle.card.model)
         last = last_counter(targets, model)
         for known in releases_in(targets):
-            if known.id == _numbered(model, last) and known.manifest == bundle.manifest:
+            same = known.manifest == bundle.manifest and bool(known.key) == sealed
+            if same and known.id == _numbered(model, last):
                 return known, None
         release = Release(
-            ReleaseId(model, last + 1), version or bundle.card.version, bundle.manifest
+            ReleaseId(model, last + 1),
+            version or bundle.card.version,
+            bundle.manifest,
+            self.content.make() if sealed else "",
         )
-        self._copy(bundle)
+        self._copy(bundle, release.key)
         target = target_of(release)
         targets.targets[target.path] = target
         return release, self._next(targets)
@@ -215,10 +225,10 @@ class OfflineRepository:
         self._places = Places({**self._places.signers, keyid: place})
         write_places(self.folder, self._places)
 
-    def _copy(self, bundle: Bundle) -> None:
-        for blob in (bundle.manifest, *bundle.descriptors()):
-            with bundle.blobs.path(blob.digest).open("rb") as file:
-                self.blobs.put(blob, _chunks(file))
+    def _copy(self, bundle: Bundle, key: str) -> None:
+        for parcel in parcels(bundle, key):
+            with bundle.blobs.open(parcel.blob.digest) as file:
+                self.blobs.put_as(parcel, _chunks(file))
 
 
 def _numbered(model: ModelName, counter: int) -> ReleaseId | None:

@@ -23,20 +23,23 @@ class Release:
         id: model and counter.
         version: what people call it.
         manifest: the bundle's OCI manifest.
+        key: the id of the content key its blobs are sealed under; "" if they are plain.
     """
 
     id: ReleaseId
     version: str
     manifest: Descriptor
+    key: str = ""
 
     def document(self) -> dict[str, Any]:
-        """As JSON: model, counter, version, manifest, size."""
+        """As JSON: model, counter, version, manifest, size, key."""
         return {
             "model": str(self.id.model),
             "counter": self.id.counter,
             "version": self.version,
             "manifest": str(self.manifest.digest),
             "size": self.manifest.size,
+            "key": self.key,
         }
 
 
@@ -46,6 +49,7 @@ def target_of(release: Release) -> TargetFile:
         "model": str(release.id.model),
         "version": release.version,
         "counter": release.id.counter,
+        **({"key": release.key} if release.key else {}),
     }
     return TargetFile(
         release.manifest.size,
@@ -85,5 +89,5 @@ def releases_in(targets: Targets) -> list[Release]:
     found = []
     for target in targets.targets.values():
         said = release_of(target, "targets")
-        found.append(Release(said.release, said.version, said.manifest))
+        found.append(Release(said.release, said.version, said.manifest, said.key))
     return sorted(found, key=lambda release: (release.id.model.text, release.id.counter))

@@ -23,6 +23,7 @@ from skerry.updater.repository.ceremony import (
     signed_also,
     unsigned,
 )
+from skerry.updater.repository.content import with_wrap_key
 from skerry.updater.repository.founding import delegations_to
 from skerry.updater.repository.keys import OnlinePublic
 from skerry.updater.repository.offline import OfflineRepository
@@ -74,6 +75,7 @@ class Staging:
         def image_edit(root: Root) -> None:
             for role in ("snapshot", "timestamp"):
                 replaced_keys(role, [online.image[role]])(root)
+            with_wrap_key(root, online.wrap)
 
         def director_edit(root: Root) -> None:
             for role, key in online.director.items():
@@ -91,13 +93,17 @@ class Staging:
         )
         said = [f"image: {line}" for line in explained(image, new_image)]
         said += [f"director: {line}" for line in explained(director, new_director)]
-        return [*said, "patches are signed by the new server's key"]
+        said.append("patches are signed by the new server's key")
+        if online.wrap:
+            said.append("content keys of sealed releases are handed to the new server")
+        return said
 
     def change_policy(self, policy: ExpiryPolicy) -> list[str]:
         """Stage another policy of expiry for devices without a clock and for carried media."""
 
         def edit(root: Root) -> None:
-            root.unrecognized_fields["skerry"] = policy.document()
+            field = dict(root.unrecognized_fields.get("skerry", {}))
+            root.unrecognized_fields["skerry"] = {**field, **policy.document()}
 
         image, director = self._roots()
         files = {"image": self._next(image, edit), "director": self._next(director, edit)}

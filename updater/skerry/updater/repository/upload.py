@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 
-from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import UnavailableError
 from skerry.devices.files import write_atomically
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.fetch import HttpFetcher
+from skerry.updater.repository.content import for_server
 from skerry.updater.repository.offline import OfflineRepository
-from skerry.updater.repository.releases import Release
+from skerry.updater.repository.signing import newest_root
+from skerry.updater.sealing import Parcel, parcels
 
 __all__ = ["Published", "publish"]
 
@@ -49,6 +50,8 @@ def publish(
 ) -> Published:
     """Upload the blobs of releases not yet published to `server`, then the metadata.
 
+    A sealed release goes sealed, and its content key wrapped for the server that the root names.
+
     Args:
         repository: the operator's repository.
         server: the server's base address.
@@ -64,16 +67,18 @@ def publish(
     record = repository.folder / "published.json"
     done = _published(record)
     known = set() if everything else set(done.get(base, []))
-    sent: dict[Digest, int] = {}
+    sent: dict[str, int] = {}
     for release in repository.releases():
         if str(release.id) in known:
             continue
-        for blob in _blobs(repository, release):
-            if blob.digest not in sent:
-                _send(repository, f"{base}/v1/blobs/sha256/{blob.digest.hex}", blob, http)
-                sent[blob.digest] = blob.size
+        if release.key:
+            _send_key(repository, base, release.key, http)
+        for parcel in parcels(Bundle.of(repository.blobs, release.manifest), release.key):
+            if parcel.name not in sent:
+                _send(repository, f"{base}/v1/blobs/sha256/{parcel.name}", parcel, http)
+                sent[parcel.name] = parcel.size
                 if tell:
-                    tell(blob.size, blob.digest.short)
+                    tell(parcel.size, parcel.blob.digest.short)
     image, director = repository.files()
     body = msgspec.json.encode({"image": _base64(image), "director": _base64(director)})
     answer = http.send("POST", f"{base}/v1/releases", body, content_type="application/json")
@@ -88,13 +93,14 @@ def publish(
     return Published(tuple(taken), len(sent), sum(sent.values()))
 
 
-def _blobs(repository: OfflineRepository, release: Release) -> tuple[Descriptor, ...]:
-    bundle = Bundle.of(repository.blobs, release.manifest)
-    return (*bundle.descriptors(), release.manifest)
+def _send_key(repository: OfflineRepository, base: str, key: str, http: HttpFetcher) -> None:
+    envelope = for_server(repository.content.content_key(key), newest_root(repository.image))
+    body = envelope.encode()
+    http.send("PUT", f"{base}/v1/keys/{key}", body, content_type="application/json")
 
 
-def _send(repository: OfflineRepository, url: str, blob: Descriptor, http: HttpFetcher) -> None:
-    with repository.blobs.path(blob.digest).open("rb") as file:
+def _send(repository: OfflineRepository, url: str, parcel: Parcel, http: HttpFetcher) -> None:
+    with repository.blobs.file(parcel).open("rb") as file:
         http.send("PUT", url, file, content_type="application/octet-stream")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from skerry.devices.clock import Clock
 from skerry.devices.enrolment import MqttAddress
 from skerry.devices.ids import TenantId
-from skerry.runtime.blobs import FolderBlobs
 from skerry.updater.repository import DirectorRepository, ImageRepository, MetadataStore
+from skerry.updater.sealing import SealedBlobs
 from skerry.updater.server.ca import FleetAuthority
+from skerry.updater.server.keyroom import KeyRoom
 from skerry.updater.server.store import FleetStore
 
 __all__ = ["Fleet", "ServerLimits"]
@@ -66,6 +67,7 @@ class Fleet:
         url: the server's canonical URL: where devices go, and the audience of their assertions.
         mqtt: where the broker listens.
         folder: the server's home.
+        keys: content keys of sealed releases.
         director_store: beside the director, for its first root.
     """
 
@@ -73,7 +75,8 @@ class Fleet:
     folder: Path
     url: str
     store: FleetStore
-    blobs: FolderBlobs
+    blobs: SealedBlobs
+    keys: KeyRoom
     image: ImageRepository
     director: DirectorRepository
     director_store: MetadataStore

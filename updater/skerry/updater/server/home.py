@@ -4,10 +4,11 @@ HOME/fleet.json        tenant and database
 HOME/fleet.db          SQLite, unless fleet.json names another database
 HOME/operator.token    the first operator's token (0600)
 HOME/ca/               key.pem (0600), ca.pem
-HOME/keys/             online TUF keys (0600), online.json
+HOME/keys/             online TUF keys and the wrap key (0600), online.json
+HOME/content-keys/     content keys of sealed releases, wrapped for the wrap key
 HOME/image/            TUF metadata of the image repository
 HOME/director/         TUF metadata of the director
-HOME/blobs/sha256/     manifests, artifacts, patches
+HOME/blobs/sha256/     manifests, artifacts, patches; sealed ones as <hex>.<key id>
 HOME/ports.json        the ports taken last, so that a restart takes them again
 HOME/server.json       where it answers now; only while it does
 """
@@ -23,10 +24,11 @@ from skerry.devices.clock import Clock
 from skerry.devices.errors import InputError
 from skerry.devices.files import write_atomically
 from skerry.devices.ids import TenantId
-from skerry.runtime.blobs import FolderBlobs
 from skerry.updater.repository import FolderMetadata, OnlineKeys
+from skerry.updater.sealing import Keys, SealedBlobs
 from skerry.updater.server.admission import OPERATOR_PREFIX, hash_token, new_token
 from skerry.updater.server.ca import FleetAuthority
+from skerry.updater.server.keyroom import KeyRoom
 from skerry.updater.server.records import Operator
 from skerry.updater.server.sql import SqlFleet, open_fleet
 
@@ -128,9 +130,13 @@ class FleetHome:
         url = settings.database or f"sqlite:///{self.path.absolute() / 'fleet.db'}"
         return open_fleet(url, settings.tenant)
 
-    def blobs(self) -> FolderBlobs:
-        """Manifests, artifacts and patches."""
-        return FolderBlobs(self.path)
+    def key_room(self) -> KeyRoom:
+        """The content keys of sealed releases."""
+        return KeyRoom(self.path / "content-keys", self.online_keys().wrap)
+
+    def blobs(self, keys: Keys) -> SealedBlobs:
+        """Manifests, artifacts and patches; sealed ones open with `keys`."""
+        return SealedBlobs(self.path, keys)
 
     def image_store(self) -> FolderMetadata:
         """Metadata of the image repository."""

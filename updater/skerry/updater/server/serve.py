@@ -122,13 +122,14 @@ def serve(
 
 
 def _fleet(home: FleetHome, store: FleetStore, clock: Clock, url: str, mqtt: MqttAddress) -> Fleet:
-    keys = home.online_keys()
+    keys, key_room = home.online_keys(), home.key_room()
     return Fleet(
         tenant=TenantId(home.settings().tenant),
         folder=home.path,
         url=url,
         store=store,
-        blobs=home.blobs(),
+        blobs=home.blobs(key_room),
+        keys=key_room,
         image=ImageRepository(home.image_store(), keys, clock),
         director=DirectorRepository(home.director_store(), keys, clock),
         director_store=home.director_store(),

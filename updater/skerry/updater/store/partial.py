@@ -7,14 +7,16 @@ After a crash only what the mark vouches for is kept.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import DigestMismatch, UnavailableError
+from skerry.devices.errors import DigestMismatch, TrustError, UnavailableError
 from skerry.devices.files import Disk, write_atomically
+from skerry.updater.sealing import Parcel
 
 __all__ = ["Partial"]
 
@@ -27,11 +29,11 @@ class _Mark(msgspec.Struct, frozen=True):
 
 
 class Partial:
-    """The bytes of `blob` that are here so far.
+    """The bytes of `parcel` that are here so far, as they travel.
 
     Args:
         folder: where partial downloads lie; must exist.
-        blob: what is being fetched.
+        parcel: what is being fetched.
         disk: the seam to the filesystem.
         checkpoint_bytes: how many new bytes are worth a sync.
 
@@ -43,12 +45,10 @@ class Partial:
         UnavailableError: the files cannot be read or written.
     """
 
-    def __init__(
-        self, folder: Path, blob: Descriptor, disk: Disk, *, checkpoint_bytes: int
-    ) -> None:
-        self.blob = blob
-        self.path = folder / f"{blob.digest.hex}.part"
-        self._mark = folder / f"{blob.digest.hex}.mark"
+    def __init__(self, folder: Path, parcel: Parcel, disk: Disk, *, checkpoint_bytes: int) -> None:
+        self.parcel = parcel
+        self.path = folder / f"{parcel.name}.part"
+        self._mark = folder / f"{parcel.name}.mark"
         self._disk, self._every = disk, checkpoint_bytes
         self._state, self.size = hashlib.sha256(), 0
         self._marked = 0
@@ -64,8 +64,9 @@ class Partial:
             DigestMismatch: there are more than the blob has.
             UnavailableError: the disk is full.
         """
-        if self.size + len(chunk) > self.blob.size:
-            raise DigestMismatch(f"more than {self.blob.size} bytes", where=self.blob.digest)
+        if self.size + len(chunk) > self.parcel.size:
+            problem = f"more than {self.parcel.size} bytes"
+            raise DigestMismatch(problem, where=self.parcel.blob.digest)
         try:
             self._disk.write(self._file, chunk)
         except OSError as error:
@@ -95,21 +96,20 @@ class Partial:
         self._file.seek(0)
         self._state, self.size, self._marked = hashlib.sha256(), 0, 0
 
-    def finish(self, target: Path) -> None:
+    def finish(self, target: Path, match: Callable[[Parcel, BinaryIO], None]) -> None:
         """Move the whole blob to `target`.
+
+        Args:
+            match: sees that a file holds a parcel, or raises TrustError.
 
         Raises:
             DigestMismatch: the bytes are not the blob; they are forgotten.
         """
-        if self.size != self.blob.size or self._state.hexdigest() != self.blob.digest.hex:
-            found = Descriptor(Digest.from_hex(self._state.hexdigest()), self.size)
+        try:
+            self._require_whole(match)
+        except TrustError:
             self.discard()
-            raise DigestMismatch(
-                f"what was fetched is other content: {found.size} bytes with digest "
-                f"{found.digest.short}…, expected {self.blob.size}",
-                where=f"blob {self.blob.digest.short}…",
-                remedy="what the server holds was changed or damaged after it was signed",
-            )
+            raise
         try:
             self._disk.sync(self._file)
             self._file.close()
@@ -128,6 +128,23 @@ class Partial:
     def close(self) -> None:
         """Stop here; what the last checkpoint covers is kept."""
         self._file.close()
+
+    def _require_whole(self, match: Callable[[Parcel, BinaryIO], None]) -> None:
+        blob = self.parcel.blob
+        found = Descriptor(Digest.from_hex(self._state.hexdigest()), self.size)
+        try:
+            if self.parcel.key and self.size == self.parcel.size:
+                match(self.parcel, self.path.open("rb"))
+            elif found != blob:
+                raise DigestMismatch(
+                    f"{found.size} bytes with digest {found.digest.short}…, expected {blob.size}"
+                )
+        except TrustError as error:
+            raise DigestMismatch(
+                f"what was fetched is other content: {error.problem}",
+                where=f"blob {blob.digest.short}…",
+                remedy="what the server holds was changed or damaged after it was signed",
+            ) from error
 
     def _open(self) -> BinaryIO:
         good = self._good_bytes()
@@ -150,7 +167,7 @@ class Partial:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._state = hashlib.sha256()
             return 0
-        if left or mark.size > self.blob.size or self._state.hexdigest() != mark.sha256:
+        if left or mark.size > self.parcel.size or self._state.hexdigest() != mark.sha256:
             self._state = hashlib.sha256()
             return 0
         return mark.size

@@ -19,6 +19,7 @@ from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import SkerryError
 from skerry.devices.ids import ReleaseId
 from skerry.runtime.bundle.card import BlobRef
+from skerry.updater.sealing import check_key_id
 
 __all__ = [
     "MAX_REMEMBERED",
@@ -40,6 +41,7 @@ __all__ = [
     "fallen_back",
     "fetched",
     "forgotten",
+    "keys_named",
     "named",
     "planned",
     "postponed",
@@ -80,6 +82,7 @@ class Held(msgspec.Struct, frozen=True):
         manifest: the bundle's manifest blob.
         artifact: the name of the artifact chosen for this device.
         blobs: every other blob that running it needs.
+        key: the id of the content key it is sealed under; "" if it is plain.
     """
 
     release: str
@@ -87,6 +90,7 @@ class Held(msgspec.Struct, frozen=True):
     manifest: BlobRef
     artifact: str
     blobs: tuple[BlobRef, ...]
+    key: str = ""
 
     @property
     def id(self) -> ReleaseId:
@@ -128,6 +132,7 @@ class Update(msgspec.Struct, frozen=True):
         failure, reason: how and why it failed.
         delta_bytes, full_bytes: what was fetched, and the blobs that came of it.
         began: seconds since the epoch.
+        key: the id of the content key it is sealed under; "" if it is plain.
     """
 
     release: str
@@ -142,6 +147,7 @@ class Update(msgspec.Struct, frozen=True):
     delta_bytes: int = 0
     full_bytes: int = 0
     began: float = 0.0
+    key: str = ""
     schema: Literal[1] = 1
 
     @property
@@ -173,15 +179,22 @@ def check(value: Slots | Update) -> None:
     for held in (now.slots.active, now.slots.previous, now.slots.candidate, now.update):
         if held is not None:
             ReleaseId.parse(held.release)
+    for key in keys_named(now):
+        check_key_id(key)
 
 
 def begun(
-    now: Situation, release: ReleaseId, version: str, manifest: Descriptor, at: float
+    now: Situation,
+    release: ReleaseId,
+    version: str,
+    manifest: Descriptor,
+    at: float,
+    key: str = "",
 ) -> Situation:
     """Start to install `release`. Only where no other update is in progress."""
     if now.update is not None:
         raise _illegal(now.update.state, "begin")
-    update = Update(str(release), version, reference(manifest), began=at)
+    update = Update(str(release), version, reference(manifest), began=at, key=key)
     return Situation(now.slots, update)
 
 
@@ -192,13 +205,13 @@ def planned(now: Situation, artifact: str, blobs: tuple[BlobRef, ...]) -> Situat
     )
 
 
-def counted(now: Situation, *, fetched: Descriptor, whole: Descriptor) -> Situation:
-    """`whole` came here as `fetched`: itself, or a patch."""
+def counted(now: Situation, *, fetched: int, whole: int) -> Situation:
+    """A blob of `whole` bytes came here as `fetched` bytes: itself, or a patch."""
     update = _update(now)
     total = msgspec.structs.replace(
         update,
-        delta_bytes=update.delta_bytes + fetched.size,
-        full_bytes=update.full_bytes + whole.size,
+        delta_bytes=update.delta_bytes + fetched,
+        full_bytes=update.full_bytes + whole,
     )
     return Situation(now.slots, total)
 
@@ -206,7 +219,14 @@ def counted(now: Situation, *, fetched: Descriptor, whole: Descriptor) -> Situat
 def fetched(now: Situation) -> Situation:
     """Every blob is here: the candidate slot names them."""
     update = _step(now, "fetched")
-    held = Held(update.release, update.version, update.manifest, update.artifact, update.blobs)
+    held = Held(
+        update.release,
+        update.version,
+        update.manifest,
+        update.artifact,
+        update.blobs,
+        update.key,
+    )
     return Situation(msgspec.structs.replace(now.slots, candidate=held), update)
 
 
@@ -303,6 +323,13 @@ def named(now: Situation) -> frozenset[Digest]:
     if update is not None:
         refs += [update.manifest, *update.blobs]
     return frozenset(Digest(ref.digest) for ref in refs)
+
+
+def keys_named(now: Situation) -> frozenset[str]:
+    """The id of every content key that a slot or the update in progress names."""
+    slots = now.slots
+    held = (slots.active, slots.previous, slots.candidate, now.update)
+    return frozenset(one.key for one in held if one is not None and one.key)
 
 
 def _update(now: Situation) -> Update:

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from skerry.devices.digest import Descriptor, Digest, digest_file
-from skerry.devices.errors import InputError, QuotaError, UnavailableError
+from skerry.devices.digest import Descriptor, Digest, digest_rest
+from skerry.devices.errors import InputError, QuotaError, SkerryError, UnavailableError
 from skerry.devices.files import Disk, RealDisk
-from skerry.runtime.blobs import FolderBlobs
+from skerry.updater.sealing import Keyring, NoKeys, Parcel, SealedBlobs
 from skerry.updater.store.journal import Journal
 from skerry.updater.store.partial import Partial
-from skerry.updater.store.slots import Held, Situation, forgotten, named
+from skerry.updater.store.slots import Held, Situation, forgotten, keys_named, named
 from skerry.updater.store.starts import Starts
 
 __all__ = ["Store", "StoreLimits"]
@@ -45,13 +45,19 @@ class Store:
         root: the folder; made if missing.
         disk: the seam to the filesystem.
         limits: how much it may hold.
+        keys: opens what is sealed; None where nothing is.
 
     Raises:
         UnavailableError: the folder cannot be made, read or written.
     """
 
     def __init__(
-        self, root: Path, *, disk: Disk | None = None, limits: StoreLimits | None = None
+        self,
+        root: Path,
+        *,
+        disk: Disk | None = None,
+        limits: StoreLimits | None = None,
+        keys: Keyring | None = None,
     ) -> None:
         self.root, self.limits = root, limits or StoreLimits()
         self._disk = disk or RealDisk()
@@ -59,7 +65,9 @@ class Store:
         for folder in (self._folder, self._downloads):
             self._make(folder)
         self._sweep()
-        self.blobs, self.starts = FolderBlobs(root, self._disk), Starts(root, self._disk)
+        self.keys = keys
+        self.blobs = SealedBlobs(root, keys or NoKeys(), self._disk)
+        self.starts = Starts(root, self._disk)
         self._journal = Journal(root, self._disk)
         if self.now.update is None:
             self.collect()
@@ -75,27 +83,31 @@ class Store:
 
     # Blobs
 
-    def missing(self, blobs: Iterable[Descriptor]) -> list[Descriptor]:
-        """Those of `blobs` that are not here, each once."""
-        return [blob for blob in dict.fromkeys(blobs) if not self.blobs.has(blob.digest)]
+    def missing(self, parcels: Iterable[Parcel]) -> list[Parcel]:
+        """Those of `parcels` whose blobs are not here in any form, each once."""
+        return [one for one in dict.fromkeys(parcels) if not self.blobs.has(one.blob.digest)]
 
     def damaged(self, held: Held) -> list[Descriptor]:
-        """The blobs of `held` whose bytes are gone or changed; the changed ones are removed."""
+        """The blobs of `held` that cannot be read as what they are; changed ones are removed.
+
+        One whose key is not here stays: it is the key that has to be fetched.
+        """
         bad = []
         for ref in (held.manifest, *held.blobs):
             blob = ref.descriptor()
-            path = self._folder / blob.digest.hex
-            with suppress(OSError):
-                if digest_file(path) == blob:
+            with suppress(SkerryError, OSError), self.blobs.open(blob.digest) as file:
+                if digest_rest(file) == blob:
                     continue
-                self._disk.unlink(path)
             bad.append(blob)
+            key = self.blobs.key_of(blob.digest)
+            if not key or (self.keys is not None and self.keys.has(key)):
+                self.blobs.remove(blob.digest)
         return bad
 
-    def partial(self, blob: Descriptor) -> Partial:
-        """The download of `blob`, where it was left."""
+    def partial(self, parcel: Parcel) -> Partial:
+        """The download of `parcel`, where it was left."""
         return Partial(
-            self._downloads, blob, self._disk, checkpoint_bytes=self.limits.checkpoint_bytes
+            self._downloads, parcel, self._disk, checkpoint_bytes=self.limits.checkpoint_bytes
         )
 
     def adopt(self, partial: Partial) -> None:
@@ -104,7 +116,7 @@ class Store:
         Raises:
             DigestMismatch: it is not what was asked for; nothing of it is kept.
         """
-        partial.finish(self._folder / partial.blob.digest.hex)
+        partial.finish(self.blobs.file(partial.parcel), self.blobs.match)
 
     def scratch(self, blob: Descriptor) -> Path:
         """A file that may be written freely on the way to `blob`; a restart removes it."""
@@ -126,15 +138,15 @@ class Store:
         """What blobs and partial downloads take."""
         return sum(_size(path) for folder in self._folders() for path in folder.iterdir())
 
-    def make_room(self, wanted: Iterable[Descriptor]) -> None:
+    def make_room(self, wanted: Iterable[Parcel]) -> None:
         """See that `wanted` fits: collect what nothing names, then let go of the previous release.
 
         Raises:
             QuotaError: it does not fit all the same.
         """
         need = sum(
-            max(0, blob.size - _size(self._downloads / f"{blob.digest.hex}.part"))
-            for blob in self.missing(wanted)
+            max(0, parcel.size - _size(self._downloads / f"{parcel.name}.part"))
+            for parcel in self.missing(wanted)
         )
         if self._lacks(need) <= 0:
             return
@@ -154,7 +166,11 @@ class Store:
         """Remove what no slot and no update names, and downloads that are done; how many files."""
         keep = {digest.hex for digest in named(self.now)}
         here = {digest.hex for digest in self.blobs.digests()}
-        return self._clear(self._folder, keep) + self._clear(self._downloads, keep - here)
+        cleared = self._clear(self._folder, keep) + self._clear(self._downloads, keep - here)
+        if self.keys is not None:
+            used = {self.blobs.key_of(digest) for digest in self.blobs.digests()}
+            self.keys.collect(used | keys_named(self.now))
+        return cleared
 
     def _clear(self, folder: Path, keep: set[str]) -> int:
         useless = [path for path in folder.iterdir() if path.name.partition(".")[0] not in keep]

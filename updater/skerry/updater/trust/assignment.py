@@ -17,6 +17,7 @@ from tuf.api.metadata import TargetFile, Targets
 from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import InputError
 from skerry.devices.ids import DeviceId, ModelName, ReleaseId
+from skerry.updater.sealing import Parcel, check_key_id
 from skerry.updater.trust.rules import Refusal, Rule
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "blob_of",
     "check_counter",
     "delta_path",
+    "patch_of",
     "release_of",
     "release_path",
 ]
@@ -41,21 +43,32 @@ class Assignment:
         release: model and counter.
         version: what people call it.
         manifest: the bundle's OCI manifest, which names every blob.
+        key: the id of the content key its blobs are sealed under; "" if they are plain.
     """
 
     release: ReleaseId
     version: str
     manifest: Descriptor
+    key: str = ""
 
 
 class _Named(msgspec.Struct, frozen=True):
     model: str
     version: str
     counter: int
+    key: str = ""
 
 
 class _Custom(msgspec.Struct, frozen=True):
     skerry: _Named
+
+
+class _Patch(msgspec.Struct, frozen=True):
+    key: str = ""
+
+
+class _PatchCustom(msgspec.Struct, frozen=True):
+    skerry: _Patch = _Patch()
 
 
 def release_path(release: ReleaseId) -> str:
@@ -92,13 +105,29 @@ def release_of(target: TargetFile, role: str) -> Assignment:
     try:
         named = msgspec.convert(target.custom, _Custom).skerry
         release = ReleaseId(ModelName(named.model), named.counter)
+        if named.key:
+            check_key_id(named.key)
     except (msgspec.ValidationError, InputError) as error:
         problem = f"target {target.path[:200]!r} does not describe a release: {error}"
         raise Refusal(Rule.FORM, role, problem) from error
     if release_path(release) != target.path or not 0 < len(named.version) <= _VERSION_SIGNS:
         problem = f"target {target.path[:200]!r} describes {release} {named.version[:200]!r}"
         raise Refusal(Rule.FORM, role, problem)
-    return Assignment(release, named.version, blob_of(target, role))
+    return Assignment(release, named.version, blob_of(target, role), named.key)
+
+
+def patch_of(target: TargetFile, role: str) -> Parcel:
+    """The patch that a target of the role `deltas` names.
+
+    Raises:
+        Refusal: it names none.
+    """
+    try:
+        return Parcel(
+            blob_of(target, role), msgspec.convert(target.custom or {}, _PatchCustom).skerry.key
+        )
+    except (msgspec.ValidationError, InputError) as error:
+        raise Refusal(Rule.FORM, role, f"target {target.path[:200]!r}: {error}") from error
 
 
 def assigned_path(director: Targets, device: DeviceId) -> str | None:
@@ -171,4 +200,5 @@ def _told(release: Assignment) -> str:
     manifest = release.manifest
     return (
         f"{release.release} as {manifest.digest.short}…, {manifest.size} bytes, {release.version}"
+        + (f", sealed under {release.key[:12]}…" if release.key else "")
     )

@@ -7,18 +7,19 @@ from pathlib import Path
 import msgspec
 
 from skerry.devices.clock import Clock
-from skerry.devices.digest import Descriptor, Digest
+from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.files import Disk, RealDisk, write_atomically
 from skerry.devices.ids import DeviceId, ReleaseId
 from skerry.updater.fetch import Fetcher
+from skerry.updater.sealing import Parcel
 from skerry.updater.trust.assignment import (
     Assignment,
     agreed,
     assigned_path,
-    blob_of,
     check_counter,
     delta_path,
+    patch_of,
 )
 from skerry.updater.trust.client import RepositoryClient, TrustLimits, make_folder
 from skerry.updater.trust.rules import Refusal, Rule
@@ -109,7 +110,7 @@ class TrustedClient:
         check_counter(found.release, self._floors().get(str(found.release.model), 0))
         return found
 
-    def delta(self, base: Digest, new: Digest) -> Descriptor | None:
+    def delta(self, base: Digest, new: Digest) -> Parcel | None:
         """The patch that turns the blob `base` into `new`, if one is signed.
 
         To be asked after `assignment`, whose refresh it builds on. A refusal concerns the deltas
@@ -119,7 +120,7 @@ class TrustedClient:
             Refusal, RefusedError, BusyError: as `assignment` does.
         """
         target = self._image.target(delta_path(base, new))
-        return None if target is None else blob_of(target, "image/deltas")
+        return None if target is None else patch_of(target, "image/deltas")
 
     def committed(self, release: ReleaseId) -> None:
         """Remember that this device committed to `release`: its model never goes below it again."""

@@ -2,7 +2,8 @@
 
     MEDIA/image/1.root.json, timestamp.json, …
     MEDIA/director/<device>/1.root.json, timestamp.json, …
-    MEDIA/blobs/sha256/<hex>
+    MEDIA/blobs/sha256/<hex>, <hex>.<key id>
+    MEDIA/keys/<device>/<key id>.json
 
 A device reads it through the same client and the same rules as a server's answers:
 `TrustedClient(…, FolderFetcher(media), server=MEDIA_URL, carried=True)`.

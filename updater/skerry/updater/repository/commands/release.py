@@ -2,6 +2,9 @@
 
 Signing gives the bundle the next counter of its model. A device never goes back to a lower counter,
 so to return to an older model on purpose, sign its bundle again: it gets a new counter.
+
+With --encrypt the blobs are sealed under a fresh content key, which only enrolled devices (and the
+server, which wraps it for them) can open. The key lies in REPO/content: keep a copy with the rest.
 """
 
 from __future__ import annotations
@@ -42,6 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="what people call it (the bundle's own version if not given)",
     )
+    sign.add_argument(
+        "--encrypt",
+        action="store_true",
+        help="seal its blobs: servers, disks and networks hold nothing that can be read",
+    )
     withdraw = actions.add_parser("withdraw", help="take a release back; no device gets it then")
     withdraw.add_argument("release", metavar="MODEL/N")
     listing = actions.add_parser("list", help="show what is signed")
@@ -74,11 +82,14 @@ def run(args: argparse.Namespace, output: Output) -> int:
 def _sign(args: argparse.Namespace, output: Output) -> int:
     clock = SystemClock()
     repository = OfflineRepository(args.repo, clock, passphrase=passphrase_of(args))
-    release, targets = repository.new_release(args.bundle, version=args.version)
+    release, targets = repository.new_release(
+        args.bundle, version=args.version, sealed=args.encrypt
+    )
     waiting = [] if targets is None else _signed(Staging(repository, clock), targets)
     output.result(
         {**release.document(), "waiting": waiting},
         f"{release.id} ({release.version}), manifest {release.manifest.digest.short}…, "
+        + ("sealed, " if release.key else "")
         + (_WAITS if waiting else "is signed"),
     )
     return 0
@@ -109,10 +120,14 @@ def _list(args: argparse.Namespace, output: Output) -> int:
     repository = OfflineRepository(args.repo, SystemClock())
     releases = repository.releases()
     expires = f"{repository.targets().expires:%Y-%m-%d}"
-    rows = [[r.id, r.version, r.manifest.digest.short + "…"] for r in releases]
+    rows = [
+        [r.id, r.version, r.manifest.digest.short + "…", "sealed" if r.key else "plain"]
+        for r in releases
+    ]
     output.result(
         {"releases": [release.document() for release in releases], "expires": expires},
-        table(["release", "version", "manifest"], rows) + f"\nthe signature lasts until {expires}",
+        table(["release", "version", "manifest", "blobs"], rows)
+        + f"\nthe signature lasts until {expires}",
     )
     return 0
 

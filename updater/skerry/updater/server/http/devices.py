@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 
-from skerry.devices.digest import Digest
+from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.enrolment import EnrolmentRequest
-from skerry.devices.errors import InputError
+from skerry.devices.errors import InputError, TrustError
 from skerry.devices.ids import DeviceId
+from skerry.updater.sealing import Parcel, check_key_id
 from skerry.updater.server.enrol import RenewRequest, admit, renew
 from skerry.updater.server.http.access import decoded, device_of, fleet_of, limited_body
 from skerry.updater.server.http.answers import answer, answer_error
@@ -53,20 +54,34 @@ def _director_metadata(request: Request, device: str, name: str) -> Response:
     return _metadata(fleet_of(request).director.read(DeviceId(device), name), name)
 
 
-@router.api_route("/blobs/sha256/{hex_digits}", methods=["GET", "HEAD"])
-def _blob(request: Request, hex_digits: str) -> Response:
-    """A blob, whole or a range of it."""
+@router.api_route("/blobs/sha256/{name}", methods=["GET", "HEAD"])
+def _blob(request: Request, name: str) -> Response:
+    """A blob as it lies here, plain or sealed; whole, or a range of it."""
     device_of(request)
-    path = fleet_of(request).blobs.path(_digest(hex_digits))
+    digits, _, key = name.partition(".")
+    try:
+        path = fleet_of(request).blobs.file(Parcel(Descriptor(Digest.from_hex(digits), 0), key))
+    except InputError as error:
+        raise HTTPException(404, "no such blob") from error
+    if not path.is_file():
+        raise HTTPException(404, "no such blob")
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
     return FileResponse(path, headers=headers, media_type="application/octet-stream")
 
 
-def _digest(hex_digits: str) -> Digest:
+@router.get("/keys/{device}/{name}")
+def _key(request: Request, device: str, name: str) -> Response:
+    """The content key of a sealed release, for the calling device alone."""
+    caller = device_of(request)
+    if caller.id != device:
+        raise HTTPException(403, f"{caller.id} may not have what is for another device")
     try:
-        return Digest.from_hex(hex_digits)
-    except InputError as error:
-        raise HTTPException(404, "no such blob") from error
+        key = check_key_id(name.removesuffix(".json"))
+        envelope = fleet_of(request).keys.hand_out(key, DeviceId(device), caller.certificate)
+    except (InputError, TrustError) as error:
+        raise HTTPException(404, "no such key") from error
+    headers = {"Cache-Control": "no-store"}
+    return Response(envelope.encode(), media_type=_METADATA, headers=headers)
 
 
 def _metadata(data: bytes | None, name: str) -> Response:

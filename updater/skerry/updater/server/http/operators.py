@@ -14,11 +14,11 @@ import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import InputError, QuotaError
 from skerry.devices.output import human_bytes
 from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.repository import Release
+from skerry.updater.sealing import Parcel, parcel_of, parcels
 from skerry.updater.server.enrol import create_claim
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.http.access import (
@@ -53,19 +53,30 @@ class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     director: dict[str, str] = {}
 
 
-@router.put("/blobs/sha256/{hex_digits}")
-async def _put_blob(request: Request, hex_digits: str) -> Response:
-    """Store a blob; what arrives is matched to the digest before it is kept."""
+@router.put("/blobs/sha256/{name}")
+async def _put_blob(request: Request, name: str) -> Response:
+    """Store a blob, plain or sealed; it is matched to its plain digest before it is kept."""
     fleet = fleet_of(request)
     await run_in_threadpool(operator_of, request)
     try:
-        blob = Descriptor(Digest.from_hex(hex_digits), _length(request, fleet))
+        parcel = parcel_of(name, _length(request, fleet))
     except InputError as error:
         raise HTTPException(422, str(error)) from error
-    there = await run_in_threadpool(fleet.blobs.has, blob.digest)
-    await run_in_threadpool(_require_room, fleet, blob.size)
-    await run_in_threadpool(fleet.blobs.put, blob, _chunks(request.stream()))
-    return answer({"digest": str(blob.digest), "size": blob.size}, 200 if there else 201)
+    there = await run_in_threadpool(fleet.blobs.holds, parcel)
+    if not there:
+        await run_in_threadpool(_require_room, fleet, parcel.size)
+        await run_in_threadpool(fleet.blobs.take, parcel, _chunks(request.stream()))
+    document = {"digest": str(parcel.blob.digest), "size": parcel.size}
+    return answer(document, 200 if there else 201)
+
+
+@router.put("/keys/{key}")
+def _put_key(request: Request, key: str, body: bytes = _JSON) -> Response:
+    """Keep the content key of a sealed release, wrapped for this server."""
+    fleet, operator = fleet_of(request), operator_of(request)
+    fleet.keys.take(key, body)
+    fleet.store.audit.append(operator.name, "key.take", key, "", fleet.clock.now())
+    return answer({"key": key}, 201)
 
 
 def _length(request: Request, fleet: Fleet) -> int:
@@ -131,17 +142,24 @@ def _files(encoded: dict[str, str]) -> dict[str, bytes]:
 
 
 def _require_blobs(fleet: Fleet, release: Release) -> None:
-    for blob in (release.manifest, *_blobs(fleet, release)):
-        if not fleet.blobs.has(blob.digest):
+    bundle = _bundle(fleet, release)
+    for parcel in parcels(bundle, release.key):
+        if not fleet.blobs.holds(parcel):
             raise InputError(
-                f"the blob {blob.digest.short}… is not here",
+                f"the blob {parcel.blob.digest.short}… is not here",
                 where=str(release.id),
                 remedy="upload the blobs before the metadata: skerry release publish --everything",
             )
 
 
-def _blobs(fleet: Fleet, release: Release) -> tuple[Descriptor, ...]:
-    return Bundle.of(fleet.blobs, release.manifest).descriptors()
+def _bundle(fleet: Fleet, release: Release) -> Bundle:
+    if not fleet.blobs.holds(Parcel(release.manifest)):
+        raise InputError(
+            "its manifest is not here",
+            where=str(release.id),
+            remedy="upload the blobs before the metadata: skerry release publish --everything",
+        )
+    return Bundle.of(fleet.blobs, release.manifest)
 
 
 @router.get("/releases")

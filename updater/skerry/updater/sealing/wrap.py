@@ -9,13 +9,12 @@ Source: NIST SP 800-56A (ECDH, one ephemeral key), RFC 5869 (HKDF), RFC 3394 (AE
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDH,
     SECP256R1,
-    EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
     generate_private_key,
 )
@@ -25,13 +24,22 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from skerry.devices.errors import InputError, TrustError
-from skerry.devices.files import Disk, RealDisk, write_atomically
-from skerry.updater.trust.sealing.form import ContentKey
+from skerry.updater.sealing.form import ContentKey
 
-__all__ = ["Envelope", "kept_key", "unwrap", "wrap"]
+__all__ = ["Agreement", "Envelope", "unwrap", "wrap"]
 
 _INFO = b"skerry content key v1\0"
-_STORE = "the store of this device"
+
+
+class Agreement(Protocol):
+    """A P-256 key that agrees on secrets without showing itself: a file, a TPM, a token."""
+
+    @property
+    def public_key(self) -> EllipticCurvePublicKey:
+        """The public half."""
+
+    def agree(self, theirs: EllipticCurvePublicKey) -> bytes:
+        """The shared secret of ECDH with `theirs`, 32 bytes; ValueError if there is none."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -82,17 +90,17 @@ def wrap(key: ContentKey, device: EllipticCurvePublicKey, purpose: str) -> Envel
     return Envelope(point, aes_key_wrap(_wrapping(shared, point, device, purpose), key.secret))
 
 
-def unwrap(envelope: Envelope, device: EllipticCurvePrivateKey, purpose: str) -> ContentKey:
+def unwrap(envelope: Envelope, device: Agreement, purpose: str) -> ContentKey:
     """The content key of an envelope that was made for this device and purpose.
 
     Raises:
         TrustError: it was made for another device or purpose, or was changed.
     """
-    _require_p256(device.public_key())
+    _require_p256(device.public_key)
     try:
         theirs = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), envelope.ephemeral)
-        shared = device.exchange(ECDH(), theirs)
-        secret = _wrapping(shared, envelope.ephemeral, device.public_key(), purpose)
+        shared = device.agree(theirs)
+        secret = _wrapping(shared, envelope.ephemeral, device.public_key, purpose)
         return ContentKey(aes_key_unwrap(secret, envelope.wrapped))
     except (InvalidUnwrap, ValueError, InputError) as error:
         raise TrustError(
@@ -100,24 +108,6 @@ def unwrap(envelope: Envelope, device: EllipticCurvePrivateKey, purpose: str) ->
             where=purpose,
             remedy="ask the server for this device's key again",
         ) from error
-
-
-def kept_key(path: Path, device: EllipticCurvePrivateKey, disk: Disk | None = None) -> ContentKey:
-    """The key under which a device seals its own store: in `path`, wrapped for its own key.
-
-    Made at the first call; what is sealed under it opens on no other device.
-
-    Raises:
-        TrustError: the file was wrapped for another device.
-        InputError: the file is damaged.
-    """
-    try:
-        return unwrap(Envelope.decode(path.read_bytes()), device, _STORE)
-    except FileNotFoundError:
-        key = ContentKey.fresh()
-    envelope = wrap(key, device.public_key(), _STORE)
-    write_atomically(path, envelope.encode(), mode=0o600, disk=disk or RealDisk())
-    return key
 
 
 def _wrapping(shared: bytes, point: bytes, device: EllipticCurvePublicKey, purpose: str) -> bytes:
