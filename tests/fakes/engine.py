@@ -30,7 +30,7 @@ class FakeEngine:
         self.closed = False
         self.runs = 0
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
         if self.closed:
             raise AssertionError("the engine was used after it was closed")
         self.before()

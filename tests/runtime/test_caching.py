@@ -25,7 +25,7 @@ class Telling:
     def __init__(self) -> None:
         self.runs = 0
 
-    def run(self, inputs: Arrays) -> dict[str, Any]:
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, Any]:
         self.runs += 1
         return {"said": np.frombuffer(self.says(inputs), np.uint8).copy()}
 

@@ -36,7 +36,7 @@ class Sick:
         self._predict = release.session.predict
         release.session.predict = self.predict  # type: ignore[method-assign]
 
-    def predict(self, inputs: Arrays, outputs: object = None) -> Arrays:
+    def predict(self, inputs: Arrays, *words: object) -> Arrays:
         self.asked += 1
         if self.healed:
             return self._predict(inputs)

@@ -21,7 +21,7 @@ class Echo:
         self.inputs = specs
         self.outputs = specs
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
         return dict(inputs)
 
     def close(self) -> None:

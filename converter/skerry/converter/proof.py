@@ -46,7 +46,7 @@ class Runner:
     """An emitted file in its engine, answering under the names that callers use."""
 
     emitted: Emitted
-    engine: Engine
+    engine: Engine | MilProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -79,7 +79,7 @@ class Runner:
 
 def open_runner(emitted: Emitted, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Runner:
     """The engine that runs this file here: Core ML by the MIL executor, the others by their own."""
-    engine: Engine
+    engine: Engine | MilProgram
     if emitted.format == "coreml":
         engine = MilProgram.load(emitted.path)
     else:

@@ -23,12 +23,21 @@ from skerry.runtime.observe import Observer
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.prepared import Info
 from skerry.runtime.runtime import Answer, Runtime
+from skerry.runtime.serving import State
 
 __all__ = ["Models", "OneModel", "Shelf", "ShelfLimits"]
 
 
 class Models(Protocol):
     """Models by name."""
+
+    @property
+    def state(self) -> State:
+        """Whether calls are answered at once: `ready`, `swapping` or `empty`."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a release that is being swapped in."""
 
     def infos(self) -> tuple[Info, ...]:
         """Every model on offer, loaded or not."""
@@ -54,6 +63,16 @@ class OneModel:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+
+    @property
+    def state(self) -> State:
+        """The runtime's."""
+        return self._runtime.state
+
+    @property
+    def waiting(self) -> int:
+        """The runtime's."""
+        return self._runtime.waiting
 
     def infos(self) -> tuple[Info, ...]:
         """The active release, if there is one."""
@@ -138,6 +157,8 @@ class Shelf:
         self._running: OrderedDict[str, Runtime] = OrderedDict()
         self._promised = 0
         self.loads = 0
+        self.state: State = "ready"
+        self.waiting = 0
 
     def infos(self) -> tuple[Info, ...]:
         """Every bundle of the folder."""

@@ -17,12 +17,13 @@ from skerry.runtime.engine.caching import CacheLimits, CachingEngine
 from skerry.runtime.engine.select import available_formats, open_engine
 from skerry.runtime.golden import check_golden
 from skerry.runtime.prepared import Prepared
+from skerry.runtime.room import SwapLimits
 from skerry.runtime.session import Session, SessionLimits
 
 if TYPE_CHECKING:
     from skerry.runtime.engine.isolated import IsolationLimits
 
-__all__ = ["RuntimeOptions", "prepare"]
+__all__ = ["RuntimeOptions", "needed_bytes", "prepare"]
 
 _BATCH_ROWS = 8
 
@@ -42,6 +43,7 @@ class RuntimeOptions:
         breaker: when to stop asking an engine that fails.
         standby: a second artifact of each bundle, that answers where the first one cannot.
         default: what is answered where no engine can: a row of each output, or None for an error.
+        memory: what the releases together may take, and how calls wait where that is one release.
     """
 
     artifact: str | None = None
@@ -55,6 +57,19 @@ class RuntimeOptions:
     breaker: BreakerLimits = field(default_factory=BreakerLimits)
     standby: str | None = None
     default: Arrays | None = None
+    memory: SwapLimits = field(default_factory=SwapLimits)
+
+
+def needed_bytes(bundle: Bundle, options: RuntimeOptions, artifact: str | None = None) -> int:
+    """How much memory `prepare` is taken to need, with the same arguments and errors."""
+    wanted = artifact or options.artifact
+    formats = available_formats() if options.formats is None else options.formats
+    among = candidates(bundle.card, formats, artifact=wanted)
+    most = max(one.blob.size for one in (among if options.measure else among[:1]))
+    total = options.memory.footprint.of(most)
+    if options.standby is not None and artifact is None:
+        total += options.memory.footprint.of(bundle.card.artifact(options.standby).blob.size)
+    return total
 
 
 def prepare(bundle: Bundle, options: RuntimeOptions, artifact: str | None = None) -> Prepared:
@@ -115,6 +130,7 @@ def _load(
         options.isolation is not None,
         Breaker(options.breaker),
         standby,
+        options.memory.footprint.of(chosen.blob.size) + (0 if standby is None else standby.bytes),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
+from threading import Event, Lock
 
 import msgspec
 
@@ -36,6 +36,7 @@ class Prepared:
     """A release that has passed every step and can serve.
 
     Attributes:
+        bundle: where it was loaded from.
         card, artifact: what the bundle says of it.
         manifest: the bundle's identity.
         info: the same for people.
@@ -43,9 +44,11 @@ class Prepared:
         session: what answers; call it between `enter` and `leave`.
         row_seconds: the quickest single-row call of the warm-up.
         batch_gain: how many times faster rows are answered eight at a time than one by one.
+        bytes: of memory that it is taken to need.
         isolated: whether the engine is another process, so that a call may take its whole limit.
         breaker: whether the engine is asked at all after failures.
         standby: another artifact of the same bundle, that answers where this one cannot.
+        retired, closed: whether it lets no call in any more, and whether its engine is gone.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Prepared:
         isolated: bool,
         breaker: Breaker,
         standby: Prepared | None = None,
+        bytes: int = 0,  # noqa: A002 - the field's own name
     ) -> None:
+        self.bundle = bundle
         self.card: Card = bundle.card
         self.artifact = artifact
         self.manifest: Digest = bundle.manifest.digest
@@ -68,6 +73,7 @@ class Prepared:
         self.row_seconds = row_seconds
         self.batch_gain = batch_gain
         self.isolated = isolated
+        self.bytes = bytes
         self.info = _info(bundle, artifact, engine)
         self._engine = engine
         self.session = session
@@ -75,11 +81,20 @@ class Prepared:
         self.standby = standby
         self._lock = Lock()
         self._calls = 0
-        self._retired = False
-        self._closed = False
+        self.retired = self.closed = False
+        self._ended = Event()
 
-    def predict(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+    def predict(
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        *,
+        until: float | None = None,
+    ) -> Arrays:
         """Answer one call with this release, whether or not it is the active one.
+
+        Args:
+            until: as for `Runtime.answer`.
 
         Raises:
             SignatureMismatch: the call does not fit the signature; names the tensor.
@@ -88,7 +103,7 @@ class Prepared:
         if not self.enter():
             raise UnavailableError("the release is closed", where=self.manifest)
         try:
-            return self.session.predict(inputs, outputs)
+            return self.session.predict(inputs, outputs, until)
         finally:
             self.leave()
 
@@ -100,7 +115,7 @@ class Prepared:
     def enter(self) -> bool:
         """Begin a call; False where the release is closing."""
         with self._lock:
-            if self._retired:
+            if self.retired:
                 return False
             self._calls += 1
             return True
@@ -109,26 +124,45 @@ class Prepared:
         """End a call that `enter` let in. The last one out of a retired release closes it."""
         with self._lock:
             self._calls -= 1
-            if self._calls or not self._retired:
+            if not self._may_close():
                 return
         self._close_engine()
 
     def close(self) -> None:
         """Let no further call in; the engine is closed when the calls under way have ended."""
         with self._lock:
-            self._retired = True
-            if self._calls:
+            self.retired = True
+            if not self._may_close():
                 return
         self._close_engine()
 
-    def _close_engine(self) -> None:
+    def park(self, seconds: float) -> bool:
+        """As `close`, and wait until the engine's memory is given back.
+
+        Returns:
+            False where the calls under way have not ended within `seconds`: it goes on serving.
+        """
+        self.close()
+        if self._ended.wait(seconds):
+            return True
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+            if not self.closed:
+                self.retired = False
+                return False
+        return self._ended.wait(seconds)
+
+    def _may_close(self) -> bool:
+        """Under the lock: whether the engine is to be closed now, by whoever asks."""
+        if self._calls or not self.retired or self.closed:
+            return False
+        self.closed = True
+        return True
+
+    def _close_engine(self) -> None:
         self._engine.close()
         if self.standby is not None:
             self.standby.close()
+        self._ended.set()
 
 
 def _info(bundle: Bundle, artifact: ArtifactSpec, engine: Engine) -> Info:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from skerry.devices.errors import InputError, SkerryError, UnavailableError
+from skerry.devices.errors import SkerryError, UnavailableError
 from skerry.runtime.batching import join, repeated, rows_of, split
 from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.chain import ask, is_late, kind_of, stand_ins, tell
 from skerry.runtime.engine.base import Arrays
-from skerry.runtime.observe import Observation, Observer
-from skerry.runtime.prepare import RuntimeOptions, prepare
+from skerry.runtime.observe import Observer
+from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.prepared import Info, Prepared
+from skerry.runtime.serving import Serving, State
 
 __all__ = ["Answer", "Runtime"]
 
@@ -49,9 +50,7 @@ class Runtime:
     ) -> None:
         self._options = options or RuntimeOptions()
         self._observer = observer
-        self._swap = Lock()
-        self._active: Prepared | None = None
-        self._previous: Prepared | None = None
+        self._serving = Serving(self._options)
 
     @classmethod
     def open(
@@ -71,16 +70,31 @@ class Runtime:
 
     @property
     def active(self) -> Prepared | None:
-        """The release that serves."""
-        return self._active
+        """The release that serves; while the state is `swapping`, the one that did."""
+        return self._serving.active
 
     @property
     def previous(self) -> Prepared | None:
-        """The release that served before, kept ready until `forget_previous` or the next swap."""
-        return self._previous
+        """The release that served before, kept ready until `forget_previous` or the next swap, or
+        until its memory is needed."""
+        return self._serving.previous
+
+    @property
+    def state(self) -> State:
+        """`ready`, `empty`, or `swapping`: calls wait, because memory holds one release only."""
+        return self._serving.state
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for the next release."""
+        return self._serving.waiting
 
     def prepare(self, bundle: Bundle, artifact: str | None = None) -> Prepared:
         """Bring a release to where it could serve. What serves meanwhile is not touched.
+
+        Where the options' memory budget does not hold both, the previous release is closed first.
+        Where that is not enough the active one is too: calls wait, bounded in number and time,
+        until the new one is activated; if it cannot be loaded, the old one is loaded again.
 
         Args:
             artifact: the one to run; None for the options' choice.
@@ -91,63 +105,67 @@ class Runtime:
             UnsupportedError: nothing here runs it.
             MissingExtraError: the engine's library is not installed.
             GoldenError: the artifact does not reproduce its golden outputs here.
+            QuotaError: the memory budget does not hold it.
         """
-        return prepare(bundle, self._options, artifact)
+        return self._serving.prepare(bundle, artifact)
 
     def activate(self, prepared: Prepared) -> None:
         """Let `prepared` answer from now on. The release that served becomes `previous`; the one
-        that was `previous` is closed when its calls have ended. Going back is activating it."""
-        with self._swap:
-            if prepared is self._active:
-                return
-            stale = None if prepared is self._previous else self._previous
-            self._previous, self._active = self._active, prepared
-        if stale is not None:
-            stale.close()
+        that was `previous` is closed when its calls have ended. Going back is activating it.
+
+        Raises:
+            SkerryError: as `prepare`, where memory held one release and it is to be loaded again.
+        """
+        self._serving.activate(prepared)
 
     def forget_previous(self) -> None:
         """Close the previous release."""
-        with self._swap:
-            stale, self._previous = self._previous, None
-        if stale is not None:
-            stale.close()
+        self._serving.forget_previous()
 
     def close(self) -> None:
         """Answer nothing more; give everything back when the calls under way have ended."""
-        with self._swap:
-            ending = [self._active, self._previous]
-            self._active = self._previous = None
-        for prepared in ending:
-            if prepared is not None:
-                prepared.close()
+        self._serving.close()
 
     def info(self) -> Info | None:
         """What serves, or None."""
-        active = self._active
+        active = self._serving.active
         return None if active is None else active.info
 
     def predict(
-        self, inputs: Arrays, outputs: Sequence[str] | None = None
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        *,
+        until: float | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Answer one call.
 
         Args:
             inputs: an array for each input of the signature, one length on axis 0.
             outputs: the names wanted; all where None.
+            until: as for `answer`.
 
         Raises:
             SignatureMismatch: the call does not fit the signature; names the tensor.
             UnavailableError: no release is active, or the engine failed.
+            CancelledError: the deadline has come.
         """
-        return dict(self.answer(inputs, outputs).outputs)
+        return dict(self.answer(inputs, outputs, until=until).outputs)
 
     def answer(
-        self, inputs: Arrays, outputs: Sequence[str] | None = None, *, version: str | None = None
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        *,
+        version: str | None = None,
+        until: float | None = None,
     ) -> Answer:
         """As `predict`, and say which release answered.
 
         Args:
             version: the version that must answer, active or previous; None for the active one.
+            until: steady time (`time.monotonic`) at which the caller has no use for an answer. A
+                call that waits ends then, and so does one in ONNX Runtime or an isolated engine.
 
         Where the active release cannot answer, and no version is asked for, its standby does, or
         the previous release if it has the same signature, or the declared default.
@@ -155,9 +173,11 @@ class Runtime:
         Raises:
             SignatureMismatch: the call does not fit the signature; names the tensor.
             UnavailableError: no release is active, or none could answer.
+            CancelledError: the deadline has come.
+            QuotaError: too many calls wait for the next release.
             InputError: no release of that version is here.
         """
-        return self._answer(inputs, outputs, version, self._observer)
+        return self._answer(inputs, outputs, version, until, self._observer)
 
     def answer_all(
         self,
@@ -165,6 +185,7 @@ class Runtime:
         outputs: Sequence[str] | None = None,
         *,
         version: str | None = None,
+        until: float | None = None,
     ) -> list[Answer | SkerryError]:
         """As `answer` for several callers: in one run of the engine where their inputs go
         together, else one by one. Each gets an answer or an error of its own."""
@@ -172,22 +193,25 @@ class Runtime:
         if joined is not None:
             began = time.perf_counter()
             try:
-                answer = self._answer(joined, outputs, version, None)
+                answer = self._answer(joined, outputs, version, until, None)
                 parts = split(answer.outputs, [rows_of(inputs) for inputs in calls])
             except (SkerryError, ValueError):
                 pass  # each alone will tell whose fault it is
             else:
-                if self._observer is not None:
-                    for inputs, part in zip(calls, parts, strict=True):
-                        _tell(self._observer, answer.release, began, inputs, part, None)
+                for inputs, part in zip(calls, parts, strict=True):
+                    tell(self._observer, answer.release, began, inputs, part)
                 return [answer._replace(outputs=part) for part in parts]
-        return [self._alone(inputs, outputs, version) for inputs in calls]
+        return [self._alone(inputs, outputs, version, until) for inputs in calls]
 
     def _alone(
-        self, inputs: Arrays, outputs: Sequence[str] | None, version: str | None
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        until: float | None,
     ) -> Answer | SkerryError:
         try:
-            return self._answer(inputs, outputs, version, self._observer)
+            return self._answer(inputs, outputs, version, until, self._observer)
         except SkerryError as error:
             return error
 
@@ -196,112 +220,67 @@ class Runtime:
         inputs: Arrays,
         outputs: Sequence[str] | None,
         version: str | None,
+        until: float | None,
         observer: Observer | None,
     ) -> Answer:
         began = time.perf_counter()
-        release = self._enter(version)
         try:
-            found = self._ask(release, inputs, outputs, began)
+            release = self._serving.enter(version, until)
         except UnavailableError as error:
-            if observer is not None:
-                _tell(observer, release, began, inputs, {}, "engine")
-            if version is not None:
+            return self._not_entered(inputs, outputs, version, until, observer, began, error)
+        try:
+            found = ask(release, inputs, outputs, began, until)
+        except SkerryError as error:
+            tell(observer, release, began, inputs, {}, kind_of(error, until))
+            if version is not None or not isinstance(error, UnavailableError):
                 raise
-            return self._fall_back(release, inputs, outputs, error, observer)
-        except SkerryError:
-            if observer is not None:
-                _tell(observer, release, began, inputs, {}, "signature")
-            raise
+            return self._fall_back(release, inputs, outputs, until, observer, error)
         finally:
             release.leave()
         if observer is not None:
-            _tell(observer, release, began, inputs, found, None)
+            tell(observer, release, began, inputs, found)
         return Answer(found, release)
 
-    def _ask(
-        self, release: Prepared, inputs: Arrays, outputs: Sequence[str] | None, now: float
-    ) -> Arrays:
-        """Ask one release, unless its breaker is open."""
-        breaker = release.breaker
-        if not breaker.allows(now):
-            raise UnavailableError(
-                f"not asked, after {breaker.failures} failures in a row",
-                where=release.info.artifact,
-            )
-        try:
-            found = release.session.predict(inputs, outputs)
-        except UnavailableError:
-            breaker.failed(time.perf_counter())
-            raise
-        except BaseException:
-            breaker.abandoned()
-            raise
-        if breaker.failures:
-            breaker.succeeded()
-        return found
+    def _not_entered(
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        until: float | None,
+        observer: Observer | None,
+        began: float,
+        error: UnavailableError,
+    ) -> Answer:
+        """What a call gets that no release let in: the declared default, or the error."""
+        active = self._serving.active
+        if active is None:
+            raise error
+        tell(observer, active, began, inputs, {}, kind_of(error, until))
+        if version is not None or self._options.default is None:
+            raise error
+        return Answer(repeated(self._options.default, inputs, outputs), active, "default")
 
     def _fall_back(
         self,
         failed: Prepared,
         inputs: Arrays,
         outputs: Sequence[str] | None,
-        error: UnavailableError,
+        until: float | None,
         observer: Observer | None,
+        error: UnavailableError,
     ) -> Answer:
-        previous = self._previous
-        if previous is failed or (previous is not None and not previous.same_signature(failed)):
-            previous = None
-        for kind, other in (("standby", failed.standby), ("previous", previous)):
-            if other is None or not other.enter():
+        for kind, other in stand_ins(failed, self._serving.previous):
+            if is_late(error, until) or not other.enter():
                 continue
             began = time.perf_counter()
             try:
-                found = self._ask(other, inputs, outputs, began)
+                found = ask(other, inputs, outputs, began, until)
             except UnavailableError:
                 continue
             finally:
                 other.leave()
-            if observer is not None:
-                _tell(observer, other, began, inputs, found, None)
+            tell(observer, other, began, inputs, found)
             return Answer(found, other, kind)
         if self._options.default is None:
             raise error
         return Answer(repeated(self._options.default, inputs, outputs), failed, "default")
-
-    def _enter(self, version: str | None) -> Prepared:
-        while True:
-            release = self._active if version is None else self._of_version(version)
-            if release is None:
-                raise UnavailableError("no model is active", remedy="activate a bundle first")
-            if release.enter():
-                return release
-            if release in (self._active, self._previous):
-                raise UnavailableError("the release is closed", where=release.manifest)
-
-    def _of_version(self, version: str) -> Prepared:
-        for release in (self._active, self._previous):
-            if release is not None and release.card.version == version:
-                return release
-        raise InputError(f"no version {version[:80]!r} is loaded", where="version")
-
-
-def _tell(
-    observer: Observer,
-    release: Prepared,
-    began: float,
-    inputs: Arrays,
-    found: Arrays,
-    error: str | None,
-) -> None:
-    rows = 0 if error else len(next(iter(found.values())))
-    observer.observed(
-        Observation(
-            release.manifest,
-            release.artifact.name,
-            time.perf_counter() - began,
-            rows,
-            {} if error else inputs,
-            found,
-            error,
-        )
-    )

@@ -92,12 +92,18 @@ class Session:
         }
         self._every = tuple(self._outputs.items())
 
-    def predict(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+    def predict(
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        until: float | None = None,
+    ) -> Arrays:
         """Answer one call.
 
         Args:
             inputs: an array for each of the card's inputs, one length on axis 0.
             outputs: the names wanted; all where None.
+            until: as for `Engine.run`.
 
         Raises:
             SignatureMismatch: the call does not fit; names the tensor.
@@ -115,7 +121,7 @@ class Session:
             self._check_together(inputs)
         if outputs is not None:
             self._check_outputs(outputs)
-        found = self._engine.run(feed)
+        found = self._engine.run(feed, until)
         if outputs is None:
             return {name: found[own] for name, own in self._every}
         return {name: found[self._outputs[name]] for name in outputs}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from skerry.devices.errors import CancelledError
 from skerry.runtime.bundle.card import TensorSpec
 
-__all__ = ["Arrays", "Engine", "EngineOptions"]
+__all__ = ["Arrays", "Engine", "EngineOptions", "refuse_late"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -41,8 +43,23 @@ class Engine(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The artifact's own outputs."""
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute every output for a batch of any length (axis 0)."""
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
+        """Compute every output for a batch of any length (axis 0).
+
+        Args:
+            until: steady time (`time.monotonic`) after which nobody wants the answer. An engine
+                that can stop then raises CancelledError; one that cannot does not begin after it.
+        """
 
     def close(self) -> None:
         """Give back memory and files. The engine is not used again."""
+
+
+def refuse_late(until: float | None) -> None:
+    """Begin nothing that nobody waits for.
+
+    Raises:
+        CancelledError: `until` (`time.monotonic`) has come.
+    """
+    if until is not None and time.monotonic() >= until:
+        raise CancelledError("the deadline had come before it began", where="engine")

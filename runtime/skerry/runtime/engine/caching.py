@@ -97,11 +97,11 @@ class CachingEngine:
                 self._lookups, self._hits, len(self._kept), self._bytes, self._resting == 0
             )
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
         """The remembered outputs for these inputs, or the engine's."""
         if self._resting:
             self._rest()
-            return self._engine.run(inputs)
+            return self._engine.run(inputs, until)
         began = time.perf_counter()
         key = _key(inputs)
         found = self._get(key)
@@ -110,7 +110,7 @@ class CachingEngine:
             self._judge(1, time.perf_counter() - began, 0.0)
             return answer
         asked = time.perf_counter()
-        answer = self._engine.run(inputs)
+        answer = self._engine.run(inputs, until)
         answered = time.perf_counter()
         self._put(key, {name: array.copy() for name, array in answer.items()})
         took = (asked - began) + (time.perf_counter() - answered)

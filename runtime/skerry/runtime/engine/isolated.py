@@ -8,6 +8,7 @@ hit gets a typed error, so that a fallback can answer it.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from skerry.devices.errors import BundleError, CancelledError, UnavailableError
 from skerry.runtime.bundle.card import Format, TensorSpec
-from skerry.runtime.engine._frames import receive, send
-from skerry.runtime.engine.base import Arrays, EngineOptions
+from skerry.runtime.engine._frames import Frame, receive, send
+from skerry.runtime.engine._turn import turn
+from skerry.runtime.engine.base import Arrays, EngineOptions, refuse_late
 
 __all__ = ["IsolatedEngine", "IsolationLimits"]
 
@@ -62,7 +64,7 @@ class IsolatedEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lifeline = -1
-        self._started = 0.0
+        self._started = self._owed_until = 0.0
         self._closed = False
         self.starts = 0
         self.name = ""
@@ -75,44 +77,82 @@ class IsolatedEngine:
         """The process that runs the engine now, if one does."""
         return None if self._process is None else self._process.pid
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
         """Compute every output in the child.
 
+        A caller's deadline alone ends no process: what the child still owes then is thrown away
+        before the next call.
+
         Raises:
-            CancelledError: no answer in time; the process was killed.
+            CancelledError: no turn or no answer in time.
             UnavailableError: the process died, or the engine failed.
         """
-        if not self._lock.acquire(timeout=self._limits.call_s):
-            raise CancelledError(f"no turn within {self._limits.call_s:g} s", where="engine")
-        try:
+        latest = time.monotonic() + self._limits.call_s
+        with turn(self._lock, latest if until is None else min(until, latest)):
+            self._settle(until)
             if self._socket is None:
                 self._restart()
-            return self._call(dict(inputs))
-        finally:
-            self._lock.release()
+            return self._call(dict(inputs), until)
 
     def close(self) -> None:
         """End the process."""
         self._closed = True
         self._end()
 
-    def _call(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _call(
+        self, inputs: dict[str, NDArray[Any]], until: float | None
+    ) -> dict[str, NDArray[Any]]:
         assert self._socket is not None
+        self._owed_until = time.monotonic() + self._limits.call_s
+        self._socket.settimeout(self._limits.call_s)
         try:
-            self._socket.settimeout(self._limits.call_s)
             send(self._socket, inputs)
-            frame, outputs = receive(self._socket)
-        except TimeoutError as error:
-            self._end()
-            raise CancelledError(
-                f"no answer within {self._limits.call_s:g} s; its process was ended", where="engine"
-            ) from error
-        except (EOFError, OSError, ValueError) as error:
-            how = self._end()
-            raise UnavailableError(f"its process died ({how})", where="engine") from error
+        except (OSError, ValueError) as error:
+            raise self._died(error) from error
+        frame, outputs = self._receive(until)
         if frame.error is not None:
             raise UnavailableError(frame.error, where="engine")
         return outputs
+
+    def _settle(self, until: float | None) -> None:
+        """Take in the answer to a call whose caller has left, if there is one."""
+        if self._owed_until and self._socket is not None:
+            with suppress(UnavailableError):
+                self._receive(until)
+            refuse_late(until)
+
+    def _receive(self, until: float | None) -> tuple[Frame, dict[str, NDArray[Any]]]:
+        """The answer to the call under way.
+
+        Raises:
+            CancelledError: it is not there at `until`, and still owed; or not within the limit of
+                a call, and the process was ended.
+            UnavailableError: the process died.
+        """
+        assert self._socket is not None
+        latest = self._owed_until if until is None else min(until, self._owed_until)
+        wait_s = max(0.0, latest - time.monotonic())
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if not poll.poll(wait_s * 1e3):
+            if latest < self._owed_until:
+                raise CancelledError("no answer by the deadline", where="engine")
+            self._end()
+            raise CancelledError(
+                f"no answer within {self._limits.call_s:g} s; its process was ended", where="engine"
+            )
+        try:
+            answer = receive(self._socket)
+        except (EOFError, OSError, ValueError) as error:
+            raise self._died(error) from error
+        self._owed_until = 0.0
+        return answer
+
+    def _died(self, error: Exception) -> UnavailableError:
+        if isinstance(error, TimeoutError):
+            self._end()
+            return CancelledError("it takes no call; its process was ended", where="engine")
+        return UnavailableError(f"its process died ({self._end()})", where="engine")
 
     def _restart(self) -> None:
         if self._closed:
@@ -152,6 +192,7 @@ class IsolatedEngine:
 
     def _end(self) -> str:
         """Kill the process and forget it. Returns how it ended."""
+        self._owed_until = 0.0
         sock, self._socket = self._socket, None
         process, self._process = self._process, None
         if sock is not None:

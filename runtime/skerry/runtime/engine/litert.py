@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from skerry.devices.errors import BundleError, MissingExtraError, UnavailableError
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine._rows import run_in_chunks
+from skerry.runtime.engine._turn import turn
 from skerry.runtime.engine.base import Arrays, EngineOptions
 
 __all__ = ["LiteRtEngine"]
@@ -53,14 +54,16 @@ class LiteRtEngine:
         self._rows = int(next(iter(self._inputs.values()))["shape"][0])
         self._lock = Lock()
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute every output. Calls from several threads take turns.
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
+        """Compute every output. Calls from several threads take turns. One that has begun cannot
+        be stopped.
 
         Raises:
+            CancelledError: `until` had come before it was this call's turn.
             UnavailableError: the interpreter failed.
         """
         inputs = {self._aliases.get(name, name): array for name, array in inputs.items()}
-        with self._lock:
+        with turn(self._lock, until):
             rows = len(next(iter(inputs.values())))
             if rows == self._rows:
                 return self._once(inputs)

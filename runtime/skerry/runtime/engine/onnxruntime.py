@@ -9,10 +9,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from skerry.devices.errors import BundleError, UnavailableError
+from skerry.devices.errors import BundleError, CancelledError, UnavailableError
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine._rows import fixed_batch, run_in_chunks
-from skerry.runtime.engine.base import Arrays, EngineOptions
+from skerry.runtime.engine._terminate import TERMINATOR
+from skerry.runtime.engine.base import Arrays, EngineOptions, refuse_late
 
 __all__ = ["OnnxRuntimeEngine"]
 
@@ -55,24 +56,38 @@ class OnnxRuntimeEngine:
         self._texts = [spec.name for spec in self.outputs if spec.dtype == "str"]
         self._fixed = fixed_batch(self.inputs)
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute every output.
+    def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
+        """Compute every output. A run is ended between two operators when `until` has come.
 
         Raises:
+            CancelledError: `until` has come.
             UnavailableError: the engine failed.
         """
-        if self._fixed is not None and len(next(iter(inputs.values()))) != self._fixed:
-            return run_in_chunks(self._once, inputs, self._fixed)
-        return self._once(inputs)
+        if until is None:
+            return self._run(inputs, None)
+        refuse_late(until)
+        with TERMINATOR.watching(until) as options:
+            return self._run(inputs, options)
 
     def close(self) -> None:
         """Give the session's memory back."""
         del self._session
 
-    def _once(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def _run(
+        self, inputs: Arrays, options: onnxruntime.RunOptions | None
+    ) -> dict[str, NDArray[Any]]:
+        if self._fixed is None or len(next(iter(inputs.values()))) == self._fixed:
+            return self._once(inputs, options)
+        return run_in_chunks(lambda chunk: self._once(chunk, options), inputs, self._fixed)
+
+    def _once(
+        self, inputs: Arrays, options: onnxruntime.RunOptions | None
+    ) -> dict[str, NDArray[Any]]:
         try:
-            values = self._session.run(self._names, inputs)
+            values = self._session.run(self._names, inputs, options)
         except Exception as error:
+            if options is not None and options.terminate:
+                raise CancelledError("stopped at the deadline", where="engine") from error
             raise UnavailableError(f"ONNX Runtime failed: {error}", where="engine") from error
         found = dict(zip(self._names, values, strict=True))
         for name in self._texts:

@@ -12,10 +12,12 @@ from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.models import Models, Shelf
 from skerry.runtime.prepared import Info
 from skerry.runtime.serve.elements import DATATYPES
+from skerry.runtime.serving import State
 
 __all__ = [
     "ModelMetadata",
     "ModelState",
+    "Readiness",
     "ServerMetadata",
     "TensorMetadata",
     "find_model",
@@ -23,6 +25,7 @@ __all__ = [
     "load",
     "model_metadata",
     "model_states",
+    "readiness",
     "server_metadata",
     "unload",
 ]
@@ -82,9 +85,22 @@ def find_model(models: Models, name: str, wanted: str | None) -> Info:
     return info
 
 
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether inferences are answered at once, why not, and how many wait for the next release."""
+
+    ready: bool
+    state: State
+    waiting: int
+
+
+def readiness(models: Models) -> Readiness:
+    """Whether inferences would be answered now."""
+    return Readiness(models.state == "ready", models.state, models.waiting)
+
+
 def is_ready(models: Models) -> bool:
-    """Whether inferences would be answered."""
-    return bool(models.infos())
+    """Whether inferences would be answered at once."""
+    return readiness(models).ready
 
 
 def model_metadata(info: Info) -> ModelMetadata:

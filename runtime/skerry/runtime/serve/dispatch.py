@@ -96,7 +96,11 @@ class Dispatcher:
         active = runtime.active
         if active is None:
             return False
-        return active.isolated or active.row_seconds > self._limits.inline_s
+        return (
+            runtime.state == "swapping"
+            or active.isolated
+            or active.row_seconds > self._limits.inline_s
+        )
 
     def _admit(self, bucket: TokenBucket, now: float) -> None:
         if wait := bucket.take(now):

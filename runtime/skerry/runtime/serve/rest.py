@@ -15,10 +15,10 @@ from skerry.runtime.models import Models
 from skerry.runtime.serve.calls import Outcome, retry_seconds, status_of
 from skerry.runtime.serve.describe import (
     find_model,
-    is_ready,
     load,
     model_metadata,
     model_states,
+    readiness,
     server_metadata,
     unload,
 )
@@ -169,8 +169,8 @@ class Rest:
         return self._secret is not None and hmac.compare_digest(given, self._secret)
 
     def _ready(self) -> Reply:
-        ready = is_ready(self._models)
-        return Reply(200 if ready else 503, _encode({"ready": ready}))
+        found = readiness(self._models)
+        return Reply(200 if found.ready else 503, _encode(found))
 
     def _exposition(self) -> Reply:
         text = self._metrics.text(self._models.infos())
