@@ -9,9 +9,10 @@ import pytest
 
 from fakes.bundles import BIAS, linear, make_bundle
 from skerry.devices.errors import InputError, SkerryError, UnavailableError
-from skerry.runtime.models import Shelf, ShelfLimits
+from skerry.runtime.room import Footprint
 from skerry.runtime.runtime import Answer
 from skerry.runtime.serve.server import Server
+from skerry.runtime.shelf import Shelf, ShelfLimits
 
 X = np.ones((1, 4), np.float32)
 # Room for `n` small models, each counted as one unit.
@@ -19,7 +20,8 @@ UNIT = 1 << 20
 
 
 def _limits(models: int) -> ShelfLimits:
-    return ShelfLimits(bytes=models * UNIT, per_byte=0.0, each_bytes=UNIT, retry_s=0.0)
+    footprint = Footprint(per_byte=0.0, each_bytes=UNIT)
+    return ShelfLimits(bytes=models * UNIT, footprint=footprint, retry_s=0.0)
 
 
 def _shelf(folder: Path, count: int, room: int) -> Shelf:
@@ -63,7 +65,7 @@ def test_one_that_cannot_be_loaded_is_told_and_spoils_no_other(tmp_path: Path) -
     make_bundle(tmp_path / "bad", model="bad", golden_error=1.0)
     shelf = _shelf(tmp_path, 2, 3)
     for _ in range(3):
-        with pytest.raises(UnavailableError, match=r"bad: cannot be loaded: .*golden"):
+        with pytest.raises(UnavailableError, match=r"bad 1: cannot be loaded: .*golden"):
             shelf.answer_all("bad", [{"x": X}], None, None)
         _ask(shelf, 0)
         _ask(shelf, 1)

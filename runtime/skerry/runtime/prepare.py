@@ -23,7 +23,7 @@ from skerry.runtime.session import Session, SessionLimits
 if TYPE_CHECKING:
     from skerry.runtime.engine.isolated import IsolationLimits
 
-__all__ = ["RuntimeOptions", "needed_bytes", "prepare"]
+__all__ = ["RuntimeOptions", "chosen_artifact", "needed_bytes", "prepare"]
 
 _BATCH_ROWS = 8
 
@@ -58,6 +58,16 @@ class RuntimeOptions:
     standby: str | None = None
     default: Arrays | None = None
     memory: SwapLimits = field(default_factory=SwapLimits)
+
+
+def chosen_artifact(bundle: Bundle, options: RuntimeOptions) -> ArtifactSpec:
+    """The artifact that `prepare` runs where nothing is measured.
+
+    Raises:
+        BundleError, UnsupportedError: as `prepare`.
+    """
+    formats = available_formats() if options.formats is None else options.formats
+    return choose(bundle.card, formats, artifact=options.artifact)
 
 
 def needed_bytes(bundle: Bundle, options: RuntimeOptions, artifact: str | None = None) -> int:

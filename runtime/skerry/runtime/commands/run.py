@@ -28,12 +28,12 @@ from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 from skerry.runtime.engine.base import EngineOptions
 from skerry.runtime.engine.caching import CacheLimits
-from skerry.runtime.models import Shelf, ShelfLimits
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.listen import Access, Address
 from skerry.runtime.serve.server import Server
+from skerry.runtime.shelf import Shelf, ShelfLimits
 
 __all__ = ["configure", "run"]
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from skerry.devices.errors import InputError, UnsupportedError
+from skerry.devices.errors import UnsupportedError
 from skerry.runtime.bundle.card import TensorSpec
-from skerry.runtime.models import Models, Shelf
+from skerry.runtime.models import Models
 from skerry.runtime.prepared import Info
 from skerry.runtime.serve.elements import DATATYPES
 from skerry.runtime.serving import State
+from skerry.runtime.shelf import Shelf
 
 __all__ = [
     "ModelMetadata",
@@ -73,16 +74,13 @@ def server_metadata() -> ServerMetadata:
 
 
 def find_model(models: Models, name: str, wanted: str | None) -> Info:
-    """The model `name`, in version `wanted` where one is named.
+    """The model `name`, in the version or of the label `wanted`.
 
     Raises:
         InputError: there is none.
         UnavailableError: none is active yet.
     """
-    info = models.info(name)
-    if wanted is not None and wanted != info.version:
-        raise InputError(f"no version {wanted[:80]!r} of {info.model!r} serves")
-    return info
+    return models.info(name, wanted)
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -124,7 +122,7 @@ def model_states(models: Models, *, ready_only: bool = False) -> list[ModelState
     """Every model on offer; with `ready_only` those in memory."""
     states = []
     for info in models.infos():
-        here = models.loaded(info.model) is not None
+        here = models.loaded(info.model, info.version) is not None
         if here or not ready_only:
             state, reason = ("READY", "") if here else ("UNAVAILABLE", "not in memory")
             states.append(ModelState(info.model, info.version, state, reason))

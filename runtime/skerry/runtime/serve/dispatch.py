@@ -55,10 +55,10 @@ class Dispatcher:
         try:
             if self._bucket is not None:
                 self._admit(self._bucket, began)
-            runtime = self._models.loaded(call.model)
+            runtime = self._models.loaded(call.model, call.version)
             if runtime is None or self._takes_long(runtime):
                 return self._offload(call, began, done)
-            outcome = runtime.answer(call.inputs, call.outputs, version=call.version)
+            outcome = self._models.answer(call.model, call.inputs, call.outputs, call.version)
         except SkerryError as error:
             outcome = error
         except Exception:  # noqa: BLE001 - logged, and told as a bug
@@ -131,7 +131,11 @@ class Dispatcher:
         first = jobs[0].call
         try:
             found = self._models.answer_all(
-                first.model, [job.call.inputs for job in jobs], first.outputs, first.version
+                first.model,
+                [job.call.inputs for job in jobs],
+                first.outputs,
+                first.version,
+                max(job.expires for job in jobs),
             )
         except SkerryError as error:
             found = [error] * len(jobs)
@@ -147,7 +151,7 @@ class Dispatcher:
             while not jobs or rows < most:
                 job = self._waiting.popleft()
                 if not jobs:
-                    most = self._most_rows(job.call.model)
+                    most = self._most_rows(job.call)
                 more = rows_of(job.call.inputs)
                 if jobs and not (rows + more <= most and job.goes_with(jobs[0])):
                     self._waiting.appendleft(job)
@@ -156,8 +160,11 @@ class Dispatcher:
                 rows += more
         return jobs
 
-    def _most_rows(self, model: str) -> int:
-        runtime = self._models.loaded(model)
+    def _most_rows(self, call: Call) -> int:
+        try:
+            runtime = self._models.loaded(call.model, call.version)
+        except SkerryError:
+            return 1
         active = None if runtime is None else runtime.active
         gains = active is not None and active.batch_gain >= self._limits.batch_gain
         return self._limits.batch_rows if gains else 1

@@ -140,7 +140,7 @@ class Rest:
         if words[1] != "v2" or words[2] != "models":
             return _nothing(request)
         name = words[3]
-        self._models.info(name)
+        self._models.info(name, wanted)
         refusal = _refuse_method(request, "POST")
         return refusal or read_call(request, name, wanted, self._limits)
 

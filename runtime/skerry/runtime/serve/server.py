@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from skerry.devices.errors import MissingExtraError, SkerryError, UnavailableError
-from skerry.runtime.models import OneModel, Shelf
+from skerry.runtime.models import OneModel
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
@@ -22,6 +22,7 @@ from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.listen import Access, Address, address_of, check_reach, listen
 from skerry.runtime.serve.metrics import Metrics
 from skerry.runtime.serve.rest import Rest
+from skerry.runtime.shelf import Shelf
 
 if TYPE_CHECKING:
     from skerry.runtime.serve.rpc.server import RpcServer
