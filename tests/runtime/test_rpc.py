@@ -13,13 +13,13 @@ import pytest
 
 from fakes.bundles import WORDS, codes, linear, make_bundle, make_text_bundle
 from skerry.devices.errors import InputError, UnavailableError
-from skerry.runtime.models import Shelf
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.listen import Access, Address
 from skerry.runtime.serve.rpc import open_inference_pb2 as pb
 from skerry.runtime.serve.rpc.service import SERVICE
 from skerry.runtime.serve.server import Server
+from skerry.runtime.shelf import Shelf
 
 X = np.array([[1, 2, 3, 4], [0.5, 0, -1, 2]], np.float32)
 LIMITS = ServeLimits(body_bytes=1 << 20, request_s=0.5, drain_s=2)

@@ -18,11 +18,9 @@ from skerry.devices.errors import (
     UnsupportedError,
 )
 from skerry.runtime.bundle.reader import Bundle
-from skerry.runtime.engine.base import Arrays
 from skerry.runtime.observe import Observation
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.session import Session
 
 X = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
 
@@ -206,20 +204,3 @@ def test_importing_the_runtime_loads_no_engine_and_no_server() -> None:
     loaded = set(output.decode().split())
     unwanted = {"onnxruntime", "ai_edge_litert", "uvicorn", "asyncio", "ssl", "safetensors"}
     assert loaded & unwanted == set()
-
-
-@pytest.mark.parametrize("quick", ["onnx-fp32", "tflite-fp32"])
-def test_of_two_formats_the_quickest_is_run_where_that_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: str
-) -> None:
-    def seconds(session: Session, inputs: Arrays, runs: int) -> float:
-        return 1.0 if ("litert" in session._engine.name) == (quick == "tflite-fp32") else 2.0
-
-    monkeypatch.setattr("skerry.runtime.prepare._warm_up", seconds)
-    path = make_bundle(tmp_path / "b", formats=("onnx", "tflite"))
-    runtime = Runtime.open(path, RuntimeOptions(measure=True))
-    assert runtime.active is not None
-    assert runtime.active.artifact.name == quick
-    bundle = Bundle.open(path)
-    bundle.blobs.remove(bundle.card.artifact("tflite-fp32").blob.descriptor().digest)
-    assert runtime.prepare(bundle).artifact.name == "onnx-fp32"

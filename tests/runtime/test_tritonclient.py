@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fakes.bundles import WORDS, codes, linear, make_bundle, make_text_bundle
-from skerry.runtime.models import Shelf
 from skerry.runtime.serve.listen import Address
 from skerry.runtime.serve.server import Server
+from skerry.runtime.shelf import Shelf
 
 http = pytest.importorskip("tritonclient.http")
 grpc = pytest.importorskip("tritonclient.grpc")

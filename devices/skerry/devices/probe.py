@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from skerry.devices.cgroup import memory_limit
+from skerry.devices.cpus import usable_cpus
 from skerry.devices.profile import Profile
 
 __all__ = ["probe"]
@@ -39,9 +40,11 @@ _KERNEL_FLAGS = frozenset(
         "vfpv4",
     ]
 )
+# ONNX Runtime comes as one distribution for each kind of accelerator.
+_BUILDS = ("", "-gpu", "-openvino", "-qnn", "-migraphx", "-rocm")
 # Engine, the distributions that provide it (the first found counts), the format it runs.
 _ENGINES = (
-    ("onnxruntime", ("onnxruntime",), "onnx"),
+    ("onnxruntime", tuple(f"onnxruntime{build}" for build in _BUILDS), "onnx"),
     ("litert", ("ai-edge-litert", "tflite-runtime"), "tflite"),
 )
 
@@ -57,7 +60,7 @@ def probe(root: Path = Path("/")) -> Profile:
     return Profile(
         arch=platform.machine(),
         isa=_instruction_sets(root),
-        cores=_cores(root),
+        cores=usable_cpus(root).at_once,
         memory=_memory(root),
         engines={name: has for name, has, _ in found if has},
         formats=tuple(runs for _, has, runs in found if has),
@@ -82,26 +85,14 @@ def _instruction_sets(root: Path) -> tuple[str, ...]:
     return ()
 
 
-def _cores(root: Path) -> int:
-    cores = len(os.sched_getaffinity(0))
-    quota, _, period = _first(root / "sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit() and int(period):
-        cores = min(cores, -(-int(quota) // int(period)))
-    return max(1, cores)
-
-
 def _memory(root: Path) -> int:
     total = 0
     for line in _lines(root / "proc/meminfo"):
         if line.startswith("MemTotal:"):
             total = int(line.split()[1]) * 1024
             break
-    limit = _first(root / "sys/fs/cgroup/memory.max")
-    return min(total, int(limit)) if limit.isdigit() and total else total
-
-
-def _first(path: Path) -> str:
-    return next(iter(_lines(path)), "")
+    limit = memory_limit(root)
+    return total if limit is None or not total else min(total, limit)
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skerry.runtime.batching import rows_of
@@ -14,8 +15,9 @@ from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.choose import candidates, choose
 from skerry.runtime.engine.base import Arrays, Engine, EngineOptions
 from skerry.runtime.engine.caching import CacheLimits, CachingEngine
-from skerry.runtime.engine.select import available_formats, open_engine
+from skerry.runtime.engine.select import available_formats, available_providers, open_engine
 from skerry.runtime.golden import check_golden
+from skerry.runtime.measured import Candidate, Choices, Measurement, key_of, measure, variants
 from skerry.runtime.prepared import Prepared
 from skerry.runtime.room import SwapLimits
 from skerry.runtime.session import Session, SessionLimits
@@ -36,7 +38,8 @@ class RuntimeOptions:
         artifact: the artifact to run; None to choose by `formats`.
         formats: what may run, preferred first (a profile's `formats`); None for whatever engine is
             installed.
-        measure: where artifacts of one precision are here in several formats, run the quickest.
+        measure: choose the quickest of the artifacts of one precision, of one thread or several,
+            and of the execution providers here; None to choose without measuring.
         warm_up_runs: single-row calls before a release may serve, at least 1.
         isolation: run the engine in a process of its own, within these limits.
         cache: keep answers, within these limits.
@@ -50,7 +53,7 @@ class RuntimeOptions:
     formats: tuple[Format, ...] | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     session: SessionLimits = field(default_factory=SessionLimits)
-    measure: bool = False
+    measure: Choices | None = None
     warm_up_runs: int = 3
     isolation: IsolationLimits | None = None
     cache: CacheLimits | None = None
@@ -75,7 +78,7 @@ def needed_bytes(bundle: Bundle, options: RuntimeOptions, artifact: str | None =
     wanted = artifact or options.artifact
     formats = available_formats() if options.formats is None else options.formats
     among = candidates(bundle.card, formats, artifact=wanted)
-    most = max(one.blob.size for one in (among if options.measure else among[:1]))
+    most = max(one.blob.size for one in (among[:1] if options.measure is None else among))
     total = options.memory.footprint.of(most)
     if options.standby is not None and artifact is None:
         total += options.memory.footprint.of(bundle.card.artifact(options.standby).blob.size)
@@ -98,8 +101,11 @@ def prepare(bundle: Bundle, options: RuntimeOptions, artifact: str | None = None
     formats = available_formats() if options.formats is None else options.formats
     wanted = artifact or options.artifact
     chosen = choose(bundle.card, formats, artifact=wanted)
-    if options.measure and wanted is None:
-        chosen = _quickest(bundle, options, candidates(bundle.card, formats))
+    if options.measure is not None:
+        among = candidates(bundle.card, formats, artifact=wanted)
+        best = _measured(bundle, options, among, options.measure)[0].candidate
+        chosen = bundle.card.artifact(best.artifact)
+        options = replace(options, engine=best.engine)
     standby = None
     if options.standby is not None and options.standby != chosen.name and artifact is None:
         standby = prepare(bundle, options, options.standby)
@@ -144,19 +150,28 @@ def _load(
     )
 
 
-def _quickest(
-    bundle: Bundle, options: RuntimeOptions, among: Sequence[ArtifactSpec]
-) -> ArtifactSpec:
-    """The artifact whose single row is answered soonest, of those whose blobs are here."""
+def _measured(
+    bundle: Bundle, options: RuntimeOptions, among: Sequence[ArtifactSpec], choices: Choices
+) -> list[Measurement]:
+    """What was measured of the artifacts whose blobs are here, now or before; the best first."""
     here = [one for one in among if bundle.blobs.has(one.blob.descriptor().digest)]
-    if len(here) < 2:
-        return among[0]
-    seconds = []
-    for one in here:
-        prepared = _load(bundle, options, one, None)
-        seconds.append(prepared.row_seconds)
-        prepared.close()
-    return here[seconds.index(min(seconds))]
+    tried = variants(here or among[:1], options.engine, available_providers())
+    if len(tried) == 1:
+        return [Measurement(tried[0])]
+    key = key_of(str(bundle.manifest.digest), tried)
+    if known := choices.get(key):
+        return known
+    row = _rows(bundle, bundle.golden(), 1)
+    loaded: list[Prepared] = []
+
+    def timed(one: Candidate) -> Callable[[], object]:
+        how = replace(options, engine=one.engine, cache=None)
+        loaded.append(_load(bundle, how, bundle.card.artifact(one.artifact), None))
+        return partial(loaded[-1].session.predict, row)
+
+    found = measure(tried, timed, lambda: loaded.pop().close(), choices.limits)
+    choices.put(key, found)
+    return found
 
 
 def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engine:

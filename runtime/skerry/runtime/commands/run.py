@@ -1,8 +1,9 @@
 """Serve a bundle, or a folder of bundles, by the Open Inference Protocol v2 over HTTP and gRPC.
 
-Of a folder each model is loaded when it is first asked for, and the ones not asked for longest are
-closed where `--memory` would be exceeded. Beyond this machine it listens only with TLS, and a token
-or the CA of its clients' certificates.
+Of a folder each model is loaded when it is first asked for, and closed where `--memory` would be
+exceeded; what is asked for often stays. Where there are several versions of a model, the newest is
+answered, unless `labels.json` in the folder says otherwise: {"digits": {"stable": "1"}}.
+Beyond this machine it listens only with TLS, and a token or the CA of its clients' certificates.
 `--isolate` runs the engine in a process of its own, so that one that crashes or hangs is replaced
 while the server stays. `--cache` keeps answers, and stops by itself where that does not pay.
 
@@ -26,8 +27,9 @@ import msgspec
 
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output
-from skerry.runtime.engine.base import EngineOptions
+from skerry.runtime.commands.engines import add_engine_arguments, choices_path, engine_of
 from skerry.runtime.engine.caching import CacheLimits
+from skerry.runtime.measured import Choices
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
@@ -50,9 +52,11 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="PEM files")
     parser.add_argument("--clients-ca", type=Path, metavar="PEM", help="clients need a certificate")
     parser.add_argument("--artifact", metavar="NAME", help="such as onnx-int8; default: what suits")
-    parser.add_argument("--measure", action="store_true", help="run the format that is quickest")
+    parser.add_argument(
+        "--measure", action="store_true", help="run what is quickest here, and remember it"
+    )
     parser.add_argument("--standby", metavar="NAME", help="answers where the artifact cannot")
-    parser.add_argument("--threads", type=int, default=1, help="of the engine; default: 1")
+    add_engine_arguments(parser)
     parser.add_argument("--isolate", action="store_true", help="the engine in its own process")
     parser.add_argument("--cache", type=int, metavar="MB", help="keep answers in so many MB")
     parser.add_argument(
@@ -106,7 +110,7 @@ def _announcement(models: Runtime | Shelf, server: Server) -> tuple[dict[str, An
 
 
 def _options(args: Namespace) -> RuntimeOptions:
-    for name in ("threads", "cache", "memory", "rate"):
+    for name in ("cache", "memory", "rate"):
         value = getattr(args, name)
         if value is not None and value < (0 if name == "rate" else 1):
             raise InputError(f"{value} is too small", where=f"--{name}")
@@ -117,8 +121,8 @@ def _options(args: Namespace) -> RuntimeOptions:
         isolation = IsolationLimits()
     return RuntimeOptions(
         artifact=args.artifact,
-        engine=EngineOptions(threads=args.threads),
-        measure=args.measure,
+        engine=engine_of(args),
+        measure=Choices(choices_path()) if args.measure else None,
         standby=args.standby,
         isolation=isolation,
         cache=None if args.cache is None else CacheLimits(bytes=args.cache * 1_000_000),

@@ -23,9 +23,15 @@ class EngineOptions:
 
     Attributes:
         threads: compute threads of one call, at least 1.
+        cpus: where the engine's own threads run, a part of the process's affinity; empty for all
+            of it. A caller's thread, which computes too, stays wherever its maker put it; that of
+            an isolated engine is the engine's own.
+        providers: ONNX Runtime's execution providers to use before the CPU, preferred first.
     """
 
     threads: int = 1
+    cpus: tuple[int, ...] = ()
+    providers: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from skerry.devices.errors import BundleError, CancelledError, UnavailableError
@@ -166,7 +167,7 @@ class IsolatedEngine:
         self.starts += 1
         ours, theirs = socket.socketpair()
         end, self._lifeline = os.pipe()
-        what = [self._form, str(self._path), str(self._options.threads)]
+        what = [self._form, str(self._path), msgspec.json.encode(self._options).decode()]
         handles = [theirs.fileno(), end]
         words = [*map(str, handles), *what, str(self._limits.memory_bytes)]
         try:

@@ -9,13 +9,18 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from skerry.devices.errors import BundleError, CancelledError, UnavailableError
+from skerry.devices.errors import (
+    BundleError,
+    CancelledError,
+    UnavailableError,
+    UnsupportedError,
+)
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine._rows import fixed_batch, run_in_chunks
 from skerry.runtime.engine._terminate import TERMINATOR
 from skerry.runtime.engine.base import Arrays, EngineOptions, refuse_late
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeEngine", "accelerators"]
 
 _DTYPES = {
     "tensor(bool)": "bool",
@@ -30,6 +35,13 @@ _DTYPES = {
     },
 }
 _ERRORS_ONLY = 3
+_CPU = "CPUExecutionProvider"
+_NOT_HERE = frozenset({_CPU, "AzureExecutionProvider"})  # the latter computes in a data centre
+
+
+def accelerators() -> tuple[str, ...]:
+    """The execution providers of this build besides the CPU, its preferred first."""
+    return tuple(one for one in onnxruntime.get_available_providers() if one not in _NOT_HERE)
 
 
 class OnnxRuntimeEngine:
@@ -40,16 +52,26 @@ class OnnxRuntimeEngine:
 
     Raises:
         BundleError: ONNX Runtime does not accept the file.
+        UnsupportedError: it cannot use one of the execution providers here.
     """
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
+        wanted = [*options.providers, _CPU]
+        for one in options.providers:
+            if one not in accelerators():
+                raise _unsupported(one)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), _session_options(options), providers=["CPUExecutionProvider"]
+                str(path), _session_options(options), providers=wanted
             )
         except Exception as error:
             raise BundleError(f"ONNX Runtime refuses it: {error}", where=path) from error
-        self.name = f"onnxruntime {onnxruntime.__version__}"
+        used = self._session.get_providers()
+        for one in options.providers:
+            if one not in used:
+                raise _unsupported(one)
+        build = "".join(f"+{one.removesuffix('ExecutionProvider')}" for one in options.providers)
+        self.name = f"onnxruntime{build} {onnxruntime.__version__}"
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
@@ -104,6 +126,14 @@ def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:
     session.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return session
+
+
+def _unsupported(provider: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"ONNX Runtime cannot use {provider[:80]!r} here",
+        where="providers",
+        remedy=f"this build has {', '.join(accelerators()) or 'the CPU alone'}",
+    )
 
 
 def _spec(arg: Any) -> TensorSpec:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from skerry.devices.errors import MissingExtraError, UnsupportedError
 from skerry.runtime.bundle.card import Format
+from skerry.runtime.engine._pinned import pinned
 from skerry.runtime.engine.base import Engine, EngineOptions
 
-__all__ = ["available_formats", "open_engine"]
+__all__ = ["available_formats", "available_providers", "open_engine"]
 
 
 def available_formats() -> tuple[Format, ...]:
@@ -22,15 +23,32 @@ def available_formats() -> tuple[Format, ...]:
     return tuple(found)
 
 
+def available_providers() -> tuple[str, ...]:
+    """Execution providers besides the CPU that the ONNX Runtime installed here has, its preferred
+    first. Whether the machine has what one drives is told by opening a session with it."""
+    if not find_spec("onnxruntime"):
+        return ()
+    from skerry.runtime.engine.onnxruntime import accelerators
+
+    return accelerators()
+
+
 def open_engine(format: Format, path: Path, options: EngineOptions | None = None) -> Engine:  # noqa: A002 - the field's own name
     """Load the artifact at `path`, whose digest was checked.
 
     Raises:
         MissingExtraError: the library for this format is not installed.
-        UnsupportedError: nothing runs this format on this operating system.
+        UnsupportedError: nothing runs this format on this operating system, or an execution
+            provider of the options is not to be had.
         BundleError: the library refuses the file.
+        InputError: a CPU of the options is not for this process to use.
     """
     options = options or EngineOptions()
+    with pinned(options.cpus):
+        return _open(format, path, options)
+
+
+def _open(format: Format, path: Path, options: EngineOptions) -> Engine:  # noqa: A002 - the field's own name
     if format == "onnx":
         try:
             from skerry.runtime.engine.onnxruntime import OnnxRuntimeEngine

@@ -15,8 +15,11 @@ import socket
 import sys
 from pathlib import Path
 
+import msgspec
+
 from skerry.devices.errors import SkerryError
 from skerry.runtime.engine._frames import Frame, receive, send
+from skerry.runtime.engine._pinned import pin
 from skerry.runtime.engine.base import Engine, EngineOptions
 from skerry.runtime.engine.select import open_engine
 
@@ -27,17 +30,20 @@ def main(words: list[str]) -> int:
     """Serve one parent over the socket `words[0]`.
 
     Args:
-        words: file descriptors of the socket and of the pipe to the parent, format, path, threads,
-            and the most bytes of address space or 0.
+        words: file descriptors of the socket and of the pipe to the parent, format, path, engine
+            options as JSON, and the most bytes of address space or 0.
     """
-    descriptor, lifeline, form, path, threads, memory_bytes = words
+    descriptor, lifeline, form, path, text, memory_bytes = words
     _end_with(int(lifeline))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if int(memory_bytes):
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     with socket.socket(fileno=int(descriptor)) as sock:
         try:
-            engine = open_engine(form, Path(path), EngineOptions(threads=int(threads)))  # type: ignore[arg-type]  # a worker's parent names a known format
+            options = msgspec.json.decode(text, type=EngineOptions)
+            if options.cpus:
+                pin(options.cpus)
+            engine = open_engine(form, Path(path), options)  # type: ignore[arg-type]  # a worker's parent names a known format
         except SkerryError as error:
             send(sock, {}, Frame(error=error.problem))
             return int(error.exit_code)
