@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from skerry.converter.data.base import Dataset
 from skerry.converter.documents import library_versions
@@ -33,6 +34,7 @@ __all__ = [
     "file_fingerprints",
     "fingerprint",
     "machine",
+    "module_fingerprint",
 ]
 
 _KEY_HEX = 32
@@ -113,6 +115,16 @@ def file_fingerprints(paths: Mapping[str, Path]) -> dict[str, str]:
             beside = {f"{one.name} beside": one for one in path.parent.glob("*.py")}
             found |= {name: digest_file(one).digest.hex for name, one in beside.items()}
     return found
+
+
+def module_fingerprint(model: nn.Module) -> str:
+    """Of every weight and buffer; a factory may take them from files that nobody names."""
+    state = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        array = np.ascontiguousarray(tensor.numpy())
+        state.update(f"{name} {array.dtype} {array.shape}".encode())
+        state.update(array.data)
+    return state.hexdigest()
 
 
 def dataset_fingerprint(data: Dataset | None) -> str:

@@ -30,6 +30,11 @@ _LIBRARIES = (
     "litert-torch",
     "ai-edge-litert",
     "coremltools",
+    "scikit-learn",
+    "skl2onnx",
+    "tensorflow-cpu",
+    "keras",
+    "tf2onnx",
     "numpy",
 )
 _PATH_FIELDS = {"weights", "train", "evaluation", "from", "model"}

@@ -12,6 +12,7 @@ from skerry.converter.cache import (
     file_fingerprints,
     fingerprint,
     machine,
+    module_fingerprint,
 )
 from skerry.converter.loading import Loaded
 
@@ -48,6 +49,7 @@ class Keys:
             [
                 code_fingerprint(),
                 file_fingerprints(files),
+                module_fingerprint(loaded.model),
                 recipe.source.model.rpartition("/")[2],
                 msgspec.to_builtins([recipe.input, recipe.output]),
                 msgspec.to_builtins(recipe.build),

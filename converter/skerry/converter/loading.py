@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from skerry.converter.data.base import Dataset
 from skerry.converter.data.load import load_dataset
 from skerry.converter.emit import Signature
+from skerry.converter.emit.support import refuse_estimator
 from skerry.converter.graph import Deployable, as_tuple, example_inputs
 from skerry.converter.metric import METRICS, Metric, metric_by_name
+from skerry.converter.recipe import Input, OutputTensor
 from skerry.converter.recipe_file import RecipeFile
 from skerry.converter.source.base import ModelSource
+from skerry.converter.source.estimator import Estimator
 from skerry.converter.source.pytorch import PyTorchSource
 from skerry.converter.source.select import open_source
 from skerry.converter.steps.config import Distill
@@ -48,8 +51,9 @@ class Loaded:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names by number: the recipe's, or those that the data say; may be empty."""
-        return self.file.recipe.model.labels or self.evaluation.classes
+        """Class names by number: the recipe's, or what data or estimator say; may be empty."""
+        named = self.file.recipe.model.labels or self.evaluation.classes
+        return named or (self.model.classes if isinstance(self.model, Estimator) else ())
 
     def deployable(self, model: nn.Module) -> Deployable:
         """`model` with the recipe's pre- and post-processing, in eval mode."""
@@ -74,6 +78,8 @@ def load(file: RecipeFile) -> Loaded:
     torch.manual_seed(recipe.build.seed)
     source = open_source(file)
     model = source.module()
+    if isinstance(model, Estimator):
+        _check_estimator(file, model)
     signature = _signature(file, model)
     _check_students(file, signature)
     scores = signature.outputs[0].shape
@@ -109,6 +115,35 @@ def load(file: RecipeFile) -> Loaded:
         metric=metric_by_name(recipe.data.metric, file.folder),
         materials=_materials(file, source),
     )
+
+
+def _check_estimator(file: RecipeFile, model: Estimator) -> None:
+    """What a scikit-learn estimator cannot have is refused before any data are loaded.
+
+    Raises:
+        UnsupportedError: another format or precision is asked for.
+        RecipeError: its inputs are not one row of features, or something is to be done to them.
+    """
+    recipe = file.recipe
+    for fmt in recipe.target.formats:
+        for precision in recipe.quantize.precisions:
+            refuse_estimator(fmt, precision)
+    names = list(recipe.input)
+    spec = recipe.input[names[0]]
+    if len(names) > 1 or spec != Input(shape=(model.features,)):
+        raise file.wrong(
+            f"input.{names[-1]}",
+            "a scikit-learn estimator takes one row of features, and prepares them itself",
+            f"declare one input, with shape = [{model.features}] alone",
+        )
+    if any(one != OutputTensor() for one in recipe.output.values()):
+        raise file.wrong(
+            f"output.{next(iter(recipe.output))}",
+            "a scikit-learn estimator gives probabilities or predictions as they are",
+            "leave the keys of its output out",
+        )
+    if recipe.step:
+        raise file.wrong("step[0]", "a scikit-learn estimator is not trained here", "leave it out")
 
 
 def _signature(file: RecipeFile, model: nn.Module) -> Signature:

@@ -51,9 +51,10 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the model comes from.
 
     Attributes:
-        model: `file.py:factory`; or `.onnx`, `.pt2`, `.keras`, `.h5`, or a SavedModel folder.
+        model: `file.py:factory` of a module or of a fitted scikit-learn estimator; or `.onnx`,
+            `.pt2`, `.keras`, `.h5`, or a SavedModel folder.
         weights: safetensors, or a state dict that `torch.load(weights_only=True)` reads; of a
-            factory alone.
+            factory's module alone.
     """
 
     model: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError
+from skerry.devices.targets import TARGETS
 
 __all__ = ["FoundInput", "first_recipe", "found_inputs"]
 
@@ -57,16 +59,61 @@ def first_recipe(model: str, folder: Path) -> str:
     if function is not None:
         if problem := function.problem():
             raise InputError(problem[0], where=model, remedy=problem[1])
-        inputs, stem = [FoundInput("input", "float32", (3, 224, 224))], function.name
-        remark = "correct this: a factory does not say what it takes"
-    else:
-        path = (folder / model).resolve()
-        inputs, stem = found_inputs(path), path.stem
-        remark = "one row as the model takes it, without the batch"
-    weights = '\nweights = "weights.safetensors"   # or a state dict' if function else ""
+        return _recipe_of_factory(model, function)
+    path = (folder / model).resolve()
+    remark = "one row as the model takes it, without the batch"
+    return _recipe(model, path.stem, found_inputs(path), remark)
+
+
+def _recipe_of_factory(model: str, function: UserFunction) -> str:
+    if features := _features(function):
+        inputs = [FoundInput("input", "float32", (features,))]
+        remark = "what the estimator was fitted on"
+        return _recipe(model, function.name, inputs, remark, choices=_ESTIMATOR)
+    inputs = [FoundInput("input", "float32", (3, 224, 224))]
+    remark = "correct this: a factory does not say what it takes"
+    return _recipe(model, function.name, inputs, remark, weights=_WEIGHTS)
+
+
+def _recipe(
+    model: str,
+    stem: str,
+    inputs: Sequence[FoundInput],
+    remark: str,
+    *,
+    weights: str = "",
+    choices: str = "",
+) -> str:
+    others = ", ".join(name for name in TARGETS if name != "x86-64-vnni")
+    choices = choices or _CHOICES.format(profiles=others)
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model"
     tables = "\n".join(_input(one, remark) for one in inputs)
-    return _TEMPLATE.format(name=name, model=model, weights=weights, inputs=tables)
+    return _TEMPLATE.format(name=name, model=model, weights=weights, inputs=tables, choices=choices)
+
+
+def _features(function: UserFunction) -> int:
+    """How many features the estimator of a factory takes; 0 if it gives none.
+
+    Only a file that imports scikit-learn is run for it.
+
+    Raises:
+        InputError: running it failed.
+    """
+    if not _imports(function.file, "sklearn"):
+        return 0
+    from skerry.converter.source.estimator import Estimator, is_estimator
+
+    found = function.call()
+    return Estimator(found, function).features if is_estimator(found) else 0
+
+
+def _imports(file: Path, package: str) -> bool:
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if any(name.partition(".")[0] == package for name in names):
+            return True
+    return False
 
 
 def _input(found: FoundInput, remark: str) -> str:
@@ -93,6 +140,34 @@ def _picture_remarks(shape: Sequence[int]) -> list[str]:
     ]
 
 
+_WEIGHTS = '\nweights = "weights.safetensors"   # or a state dict'
+_ESTIMATOR = """\
+[quantize]
+precisions = ["fp32"]            # all that a scikit-learn estimator comes in
+
+[target]
+formats = ["onnx"]               # likewise
+"""
+_CHOICES = """\
+# [[step]]                       # steps are run in this order
+# kind = "distill"               # a smaller model learns from this one
+# student = "model.py:student"
+# epochs = 10
+#
+# [[step]]
+# kind = "prune"                 # whole channels go
+# ratio = 0.3
+# epochs = 5
+
+[quantize]
+precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights
+calibrator = "mse"               # or minmax, moving_average, percentile, entropy
+# refinements = ["adaround", "bias_correction"]   # slower, loses less; also equalization
+
+[target]
+formats = ["onnx", "tflite", "coreml"]
+profile = "x86-64-vnni"          # or {profiles}
+"""
 _TEMPLATE = """\
 # What to make of {model}. Paths are relative to this file. Run it with:
 #   skerry convert THIS.toml --out out
@@ -115,24 +190,7 @@ evaluation = "evaluation.npz"    # held out: every artifact is run on all of it
 calibration = {{ from = "train", count = 512, seed = 0 }}
 metric = "top1"                  # or top5, or file.py:function(outputs, labels)
 
-# [[step]]                       # steps are run in this order
-# kind = "distill"               # a smaller model learns from this one
-# student = "model.py:student"
-# epochs = 10
-#
-# [[step]]
-# kind = "prune"                 # whole channels go
-# ratio = 0.3
-# epochs = 5
-
-[quantize]
-precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights
-calibrator = "mse"               # or minmax, moving_average, percentile, entropy
-# refinements = ["adaround", "bias_correction"]   # slower, loses less; also equalization
-
-[target]
-formats = ["onnx", "tflite", "coreml"]
-
+{choices}
 [gate]                           # a gate that fails is exit code 3
 accuracy_drop = 1.0              # points of the metric below the source
 # bytes_ratio = 0.3              # of the source as fp32

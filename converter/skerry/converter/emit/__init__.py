@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skerry.converter.emit.artifact import Emitted, Signature
-from skerry.converter.emit.support import PRECISIONS, SUPPORT, refuse_unsupported, unsupported
+from skerry.converter.emit.support import (
+    PRECISIONS,
+    SUPPORT,
+    refuse_estimator,
+    refuse_unsupported,
+    unsupported,
+)
 from skerry.devices.targets import Target
 from skerry.runtime.bundle.card import Format
 
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from skerry.converter.quantize import QuantizedModel
+    from skerry.converter.source.estimator import Estimator
 
 __all__ = [
     "PRECISIONS",
@@ -54,6 +61,11 @@ def emit(
         InputError: the model cannot be traced, or does not fit the signature.
     """
     refuse_unsupported(fmt, precision)
+    if estimator := _estimator_in(model):
+        refuse_estimator(fmt, precision)
+        from skerry.converter.emit.estimator_file import emit_estimator
+
+        return emit_estimator(estimator, signature, folder)
     if fmt == "onnx":
         from skerry.converter.emit.onnx_file import emit_onnx
 
@@ -65,3 +77,11 @@ def emit(
     from skerry.converter.emit.coreml_file import emit_coreml
 
     return emit_coreml(model, precision, example, signature, folder)
+
+
+def _estimator_in(model: object) -> Estimator | None:
+    """The scikit-learn estimator that is all of a deployable model, or None."""
+    from skerry.converter.source.estimator import Estimator
+
+    inner = getattr(model, "model", model)
+    return inner if isinstance(inner, Estimator) else None

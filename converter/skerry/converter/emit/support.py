@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["PRECISIONS", "SUPPORT", "refuse_unsupported", "unsupported"]
+__all__ = ["PRECISIONS", "SUPPORT", "refuse_estimator", "refuse_unsupported", "unsupported"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
 
@@ -50,4 +50,14 @@ def refuse_unsupported(fmt: str, precision: str) -> None:
             reason,
             where=f"{fmt}-{precision}",
             remedy=f"{fmt} can be emitted in: {', '.join(able)}" if able else None,
+        )
+
+
+def refuse_estimator(fmt: str, precision: str) -> None:
+    """Raise UnsupportedError unless the pair is the one a scikit-learn estimator comes in."""
+    if (fmt, precision) != ("onnx", "fp32"):
+        raise UnsupportedError(
+            f"a scikit-learn estimator becomes ONNX in fp32 alone, not {fmt} in {precision}",
+            where=f"{fmt}-{precision}",
+            remedy='set target.formats = ["onnx"] and quantize.precisions = ["fp32"]',
         )

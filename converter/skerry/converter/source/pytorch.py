@@ -1,4 +1,5 @@
-"""PyTorch modules: a factory in the user's file, and weights that need no pickle.
+"""A factory in the user's file: of a PyTorch module, with weights that need no pickle, or of a
+fitted scikit-learn estimator.
 
 The safetensors that skerry writes of a pruned model carry, in their header, which channels were
 removed; the factory's module is pruned alike before they are loaded into it.
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from skerry.converter.source.estimator import Estimator, is_estimator
 from skerry.converter.source.finite import check_finite
 from skerry.converter.structure import STRUCTURE_KEY, Structure, apply_structure
 from skerry.converter.userfile import UserFunction
@@ -29,17 +31,20 @@ class PyTorchSource:
     """`ModelSource` of a factory and, usually, a file of weights.
 
     Args:
-        factory: called without arguments, gives an `nn.Module`.
-        weights: safetensors, or a state dict for `torch.load(weights_only=True)`.
+        factory: called without arguments, gives an `nn.Module`, or an estimator that is fitted.
+        weights: safetensors, or a state dict for `torch.load(weights_only=True)`; of a module.
         shapes: one row of each input as the model takes it.
     """
-
-    kind = "pytorch"
 
     def __init__(
         self, factory: UserFunction, weights: Path | None, shapes: tuple[tuple[int, ...], ...]
     ) -> None:
         self._factory, self._weights, self._shapes = factory, weights, shapes
+        self._estimator: Estimator | None = None
+
+    @property
+    def kind(self) -> str:
+        return "pytorch" if self._estimator is None else "scikit-learn"
 
     @property
     def name(self) -> str:
@@ -52,17 +57,31 @@ class PyTorchSource:
         return files
 
     def module(self) -> nn.Module:
+        if self._estimator is not None:  # nothing changes it, and fitting takes its time
+            return self._estimator
         model = self._factory.call()
+        if is_estimator(model):
+            self._estimator = self._fitted(model)
+            return self._estimator
         if not isinstance(model, nn.Module):
             raise InputError(
                 f"gave {type(model).__name__}",
                 where=self._factory,
-                remedy="return a torch.nn.Module",
+                remedy="return a torch.nn.Module, or a fitted scikit-learn estimator",
             )
         if self._weights is not None:
             load_weights(model, self._weights, self._shapes)
         check_finite(model, self._weights or self._factory)
         return model.eval()
+
+    def _fitted(self, estimator: object) -> Estimator:
+        if self._weights is not None:
+            raise InputError(
+                "an estimator has its own parameters",
+                where="source.weights",
+                remedy="leave this key out",
+            )
+        return Estimator(estimator, self._factory)
 
 
 def load_weights(model: nn.Module, path: Path, shapes: tuple[tuple[int, ...], ...]) -> None:
