@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -23,6 +24,9 @@ from skerry.runtime.observe import Observer
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.prepared import Info, Prepared
 from skerry.runtime.serving import Serving, State
+
+if TYPE_CHECKING:
+    from skerry.runtime.crew import Crew
 
 __all__ = ["Answer", "Runtime"]
 
@@ -51,6 +55,8 @@ class Runtime:
         self._options = options or RuntimeOptions()
         self._observer = observer
         self._serving = Serving(self._options)
+        self._crew: Crew | None = None
+        self._making = Lock()
 
     @classmethod
     def open(
@@ -125,6 +131,10 @@ class Runtime:
     def close(self) -> None:
         """Answer nothing more; give everything back when the calls under way have ended."""
         self._serving.close()
+        with self._making:
+            crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.close()
 
     def info(self) -> Info | None:
         """What serves, or None."""
@@ -151,6 +161,26 @@ class Runtime:
             CancelledError: the deadline has come.
         """
         return dict(self.answer(inputs, outputs, until=until).outputs)
+
+    async def predict_async(
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        *,
+        until: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """As `predict`, in a thread of the runtime's own `Crew`: the event loop goes on, calls that
+        wait together are answered as a batch where that gains, and each ends at its deadline.
+
+        Raises:
+            SkerryError: as `predict`.
+            QuotaError: too many calls wait already.
+        """
+        from skerry.runtime.crew import Crew  # it needs asyncio, which others do without
+
+        with self._making:
+            crew = self._crew = self._crew or Crew(self)
+        return await crew.predict(inputs, outputs, until=until)
 
     def answer(
         self,
