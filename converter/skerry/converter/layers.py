@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from skerry.converter.metric import snr_db
 from skerry.converter.quantize import QuantizedModel
+from skerry.converter.quantize.units import layer_name
 
 __all__ = ["LayerNoise", "layer_noise"]
 
@@ -87,12 +88,10 @@ def _rounded_inputs(node: fx.Node) -> bool:
 
 
 def _noise(node: fx.Node, exact: Tensor, own: Tensor, gathered: Tensor) -> LayerNoise:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    layer = str(stack[-1][0]).removeprefix("model.") if stack else ""
     operation = str(node.target).removeprefix("aten.").partition(".")[0]
     reference = exact.numpy()
     return LayerNoise(
-        layer=layer or node.name,
+        layer=layer_name(node),
         operation=operation,
         own_db=round(snr_db(reference, own.numpy()), 3),
         gathered_db=round(snr_db(reference, gathered.numpy()), 3),

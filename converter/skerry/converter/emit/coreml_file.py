@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["emit_coreml"]
 
+_LAYERS = {"conv", "conv_transpose", "linear"}
 _RECURRENT = {"gru", "lstm", "rnn_relu", "rnn_tanh"}
 # What stands in for a dtype that Core ML has no multi-array of.
 _CARRIED_AS = {"uint8": "int32", "int8": "int32", "int16": "int32", "int64": "int32"}
@@ -55,7 +57,9 @@ def emit_coreml(
     package = prepared_path(folder, precision, ".mlpackage")
     if package.exists():
         shutil.rmtree(package)
-    converted = _convert(module, carried, inputs, outputs, precision)
+    raised = isinstance(model, QuantizedModel) and bool(model.scheme.raised)
+    computed = _computed_in(precision, halves=raised)
+    converted = _convert(module, carried, inputs, outputs, precision, computed)
     if precision in ROUNDED:
         converted = integer_weights(converted, precision)
     write_package(converted, package)
@@ -70,6 +74,7 @@ def _convert(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     precision: str,
+    computed_in: Any,
 ) -> Any:
     for name in ("coremltools", "coremltools.libmodelpackage"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -78,7 +83,6 @@ def _convert(
         from coremltools.converters.mil import mil
 
         types = {"float32": mil.types.fp32, "int32": mil.types.int32}
-        half = precision == "fp16"
         try:
             program = _traced(module, row)
             return coremltools.convert(
@@ -94,9 +98,7 @@ def _convert(
                 minimum_deployment_target=coremltools.target.iOS18
                 if precision == "int4-weights"
                 else coremltools.target.iOS17,
-                compute_precision=coremltools.precision.FLOAT16
-                if half
-                else coremltools.precision.FLOAT32,
+                compute_precision=computed_in,
                 skip_model_load=True,
             )
         except Exception as error:
@@ -105,6 +107,31 @@ def _convert(
                 where="coreml",
                 remedy="leave coreml out of the targets, or replace the operator that it names",
             ) from error
+
+
+def _computed_in(precision: str, *, halves: bool) -> Any:
+    """What floating point the program computes in, as coremltools takes it.
+
+    Args:
+        halves: layers whose weights float16 holds exactly are computed in float16, the rest not.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        import coremltools
+    if precision == "fp16":
+        return coremltools.precision.FLOAT16
+    if halves:
+        return coremltools.transform.FP16ComputePrecision(op_selector=_has_halves)
+    return coremltools.precision.FLOAT32
+
+
+def _has_halves(operation: Any) -> bool:
+    """Whether a MIL operation is a layer that was raised to fp16."""
+    weight = getattr(operation, "weight", None)
+    value = None if weight is None else weight.val
+    if operation.op_type not in _LAYERS or value is None or value.dtype != np.float32:
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(value.astype(np.float16).astype(np.float32), value))
 
 
 def _traced(module: nn.Module, row: tuple[Tensor, ...]) -> Any:

@@ -18,6 +18,7 @@ from skerry.converter.emit.lower import (
     absorb_activations,
     block_weights,
     dynamic_layers,
+    float_layers,
     half_weights,
     integer_weights,
     split_activations,
@@ -84,6 +85,8 @@ def lower(model: ir.Model, precision: str, target: Target) -> None:
         split_activations.apply(graph, split_activations.find(graph))
         if target.activations == "uint8":
             unsigned_activations.apply(graph, unsigned_activations.find(graph))
+        float_layers.apply(graph, float_layers.find(graph))
+        half_weights.apply(graph, half_weights.find_exact(graph))
     if precision == "fp16":
         half_weights.apply(graph, half_weights.find(graph))
     if precision == "int4-weights":

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["PRECISIONS", "SUPPORT", "refuse_estimator", "refuse_unsupported", "unsupported"]
+__all__ = [
+    "LEVELS",
+    "PRECISIONS",
+    "SUPPORT",
+    "Level",
+    "refuse_estimator",
+    "refuse_unsupported",
+    "supported_levels",
+    "unsupported",
+    "unsupported_level",
+]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
 
@@ -29,6 +42,31 @@ SUPPORT: dict[tuple[str, str], str | None] = {
     ("coreml", "int8-weights"): None,
     ("coreml", "int4-weights"): None,
 }
+
+
+Level = Literal["int8", "int16", "fp16", "fp32"]  # of one layer in an int8 file
+LEVELS: tuple[Level, ...] = get_args(Level)  # the cheapest first
+
+# (format, level of one layer in an int8 file) → why it cannot be emitted.
+_LEVELS_REFUSED: dict[tuple[str, str], str] = {
+    ("tflite", "int16"): "its converter merges a step from 16 to 8 bits into the layer before it, "
+    "which LiteRT refuses",
+    ("coreml", "int16"): "Core ML quantizes activations to 8 bits alone",
+}
+
+
+def unsupported_level(fmt: str, level: str) -> str | None:
+    """None if a layer of an int8 file of that format can have this level, else why not."""
+    return _LEVELS_REFUSED.get((fmt, level))
+
+
+def supported_levels(formats: Sequence[str]) -> tuple[Level, ...]:
+    """The levels above int8 that all these formats have, the cheapest first."""
+    return tuple(
+        level
+        for level in LEVELS
+        if level != "int8" and not any(unsupported_level(form, level) for form in formats)
+    )
 
 
 def unsupported(fmt: str, precision: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flatbuffers
@@ -10,7 +11,14 @@ from ai_edge_litert import schema_py_generated as schema
 
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["float_ends", "half_weights", "linear_layers", "plain_names", "single_scales"]
+__all__ = [
+    "exact_halves",
+    "float_ends",
+    "half_weights",
+    "linear_layers",
+    "plain_names",
+    "single_scales",
+]
 
 _IDENTIFIER = b"TFL3"
 _SMALLEST_HALVED = 32  # elements; below this an operator costs more than it saves
@@ -100,27 +108,60 @@ def half_weights(content: bytes) -> bytes:
         UnsupportedError: a weight lies beyond float16's range.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    halved = {
+        index: _half(values, model.subgraphs[0].tensors[index].name)
+        for index, values in _large_floats(model)
+    }
+    return _store_halved(model, halved) if halved else content
+
+
+def exact_halves(content: bytes) -> bytes:
+    """Store weights of float layers as float16 where that holds them exactly."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
-    added = []
-    for index in range(len(graph.tensors)):
-        tensor = graph.tensors[index]
+    names = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+    codes = {getattr(schema.BuiltinOperator, name) for name in names}
+    weights = {
+        int(operator.inputs[1])
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode in codes
+    }
+    halved = {}
+    for index, values in _large_floats(model):
+        with np.errstate(over="ignore"):
+            half = values.astype("<f2")
+        if index in weights and np.array_equal(half.astype("<f4"), values):
+            halved[index] = half
+    return _store_halved(model, halved) if halved else content
+
+
+def _large_floats(model: Any) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """Every float32 constant that is worth storing in less, by the number of its tensor."""
+    for index, tensor in enumerate(model.subgraphs[0].tensors):
         data = model.buffers[tensor.buffer].data
-        if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) == 0:
+        if tensor.type != schema.TensorType.FLOAT32 or data is None:
             continue
         values = np.frombuffer(bytes(data), "<f4")
-        if values.size < _SMALLEST_HALVED:
-            continue
-        halved = _half(values, tensor.name)
+        if values.size >= _SMALLEST_HALVED:
+            yield index, values
+
+
+def _store_halved(model: Any, halved: Mapping[int, np.ndarray[Any, Any]]) -> bytes:
+    """Put these float16 values in place of float32 constants, a Dequantize behind each."""
+    graph = model.subgraphs[0]
+    added = []
+    for index, values in halved.items():
+        tensor = graph.tensors[index]
         twin = _append_float_twin(graph, index)
         for operator in graph.operators:
             operator.inputs = np.array(
                 [twin if read == index else read for read in operator.inputs], np.int32
             )
-        model.buffers[tensor.buffer].data = np.frombuffer(halved.tobytes(), np.uint8)
+        model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
         tensor.type = schema.TensorType.FLOAT16
         added.append(_operator(model, "DEQUANTIZE", index, twin))
     graph.operators = added + list(graph.operators)
-    return _pack(model) if added else content
+    return _pack(model)
 
 
 def _half(values: np.ndarray[Any, Any], name: bytes) -> np.ndarray[Any, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +20,13 @@ from skerry.converter.emit.inputs import (
     output_specs_fit,
     prepared_path,
 )
-from skerry.converter.emit.tflite_edit import float_ends, half_weights, plain_names, single_scales
+from skerry.converter.emit.tflite_edit import (
+    exact_halves,
+    float_ends,
+    half_weights,
+    plain_names,
+    single_scales,
+)
 from skerry.converter.emit.tflite_weights import integer_weights
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.devices.errors import InputError, UnsupportedError
@@ -47,10 +55,12 @@ def emit_tflite(
     else:
         module = float_module(model, precision, example)
     output_specs_fit(module, row, signature)
-    content = _convert(module, row, signature, integer=precision == "int8")
+    raised = isinstance(model, QuantizedModel) and bool(model.scheme.raised)
+    with _only_what_is_written() if raised else contextlib.nullcontext():
+        content = _convert(module, row, signature, integer=precision == "int8")
     content = plain_names(float_ends(content))
     if precision == "int8":
-        content = single_scales(content)
+        content = exact_halves(single_scales(content))
     if precision == "fp16":
         content = half_weights(content)
     if precision in ROUNDED:
@@ -96,6 +106,30 @@ def _convert(
             remedy="leave tflite out of the targets, or replace the operator that it names",
         ) from error
     return content
+
+
+@contextlib.contextmanager
+def _only_what_is_written() -> Iterator[None]:
+    """Let the converter quantize what the graph quantizes, and nothing else.
+
+    By default it rounds the constants of any layer between integers, which undoes mixed precision.
+    The setting is there, but litert-torch hands it on in its second converter alone, which needs a
+    TensorFlow of its own; so it is set where the first one makes its configuration.
+    """
+    from litert_converter.mlir._mlir_libs import converter_api_ext
+
+    ordinary = converter_api_ext.ConvertToTFLConfig
+
+    def strict() -> Any:
+        config = ordinary()
+        config.strict_qdq_mode = True
+        return config
+
+    converter_api_ext.ConvertToTFLConfig = strict
+    try:
+        yield
+    finally:
+        converter_api_ext.ConvertToTFLConfig = ordinary
 
 
 def _one_row(spec: TensorSpec) -> TensorSpec:

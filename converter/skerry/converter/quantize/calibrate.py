@@ -19,6 +19,7 @@ from skerry.converter.quantize.observers import ActivationCollector, WeightColle
 from skerry.converter.quantize.quantizer import Observers, SkerryQuantizer
 from skerry.converter.quantize.scheme import Scheme
 from skerry.converter.quantize.twin import Moment, run_twins
+from skerry.converter.quantize.weights import halve_weights
 from skerry.devices.errors import UnsupportedError
 
 __all__ = ["calibrate", "prepare"]
@@ -71,6 +72,7 @@ def prepare(module: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> G
     fold_linear(graph_module)
     if "equalization" in scheme.refinements:
         equalize(graph_module)
+    halve_weights(graph_module, scheme)
     observers = Observers(
         activation=ActivationCollector.with_args(scheme=scheme),
         weight=WeightCollector.with_args(scheme=scheme),

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torchao.quantization.pt2e.observer import ObserverBase
 
-from skerry.converter.quantize.ranges import ACTIVATION_MAX, ACTIVATION_MIN, Seen, choose
+from skerry.converter.quantize.ranges import (
+    ACTIVATION_MAX,
+    ACTIVATION_MIN,
+    WIDE,
+    Seen,
+    choose,
+    wide,
+)
 from skerry.converter.quantize.scheme import Scheme
 from skerry.devices.errors import InputError
 
@@ -27,7 +34,7 @@ class Decided(ObserverBase):  # type: ignore[misc]  # torchao has no types
         scale: float32, [] per tensor or [channels].
         zero_point: int32, of the same shape.
         axis: the channel axis, or None for per tensor.
-        lowest, highest: the integers used, inside int8.
+        lowest, highest: the integers used, inside int8 or int16.
     """
 
     scale: Tensor
@@ -36,7 +43,8 @@ class Decided(ObserverBase):  # type: ignore[misc]  # torchao has no types
     def __init__(
         self, scale: Tensor, zero_point: Tensor, *, axis: int | None, lowest: int, highest: int
     ) -> None:
-        super().__init__(dtype=torch.int8, is_dynamic=False)
+        dtype = torch.int8 if highest <= ACTIVATION_MAX else torch.int16
+        super().__init__(dtype=dtype, is_dynamic=False)
         self.register_buffer("scale", scale.to(torch.float32))
         self.register_buffer("zero_point", zero_point.to(torch.int32))
         self.qscheme = torch.per_tensor_affine if axis is None else torch.per_channel_symmetric
@@ -59,12 +67,19 @@ class Decided(ObserverBase):  # type: ignore[misc]  # torchao has no types
 
 
 class ActivationCollector(ObserverBase):  # type: ignore[misc]  # torchao has no types
-    """Counts an activation into a histogram that grows by doubling, so order does not matter."""
+    """Counts an activation into a histogram that grows by doubling, so order does not matter.
 
-    def __init__(self, scheme: Scheme, **_: object) -> None:
-        super().__init__(dtype=torch.int8, is_dynamic=False)
+    Args:
+        scheme: how a range follows from the counts.
+        quant_max: the largest integer; beyond int8's, the type is int16.
+    """
+
+    def __init__(self, scheme: Scheme, *, quant_max: int = ACTIVATION_MAX, **_: object) -> None:
+        self._wide = quant_max == WIDE
+        super().__init__(dtype=torch.int16 if self._wide else torch.int8, is_dynamic=False)
         self.qscheme = torch.per_tensor_affine
-        self.quant_min, self.quant_max = ACTIVATION_MIN, ACTIVATION_MAX
+        self.quant_min = -WIDE if self._wide else ACTIVATION_MIN
+        self.quant_max = quant_max
         self._scheme = scheme
         self._low, self._high = np.inf, -np.inf
         self._average: tuple[float, float] | None = None
@@ -123,7 +138,7 @@ class ActivationCollector(ObserverBase):  # type: ignore[misc]  # torchao has no
 
     def decide(self) -> Decided:
         """The observer that takes this one's place."""
-        chosen = choose(self.seen(), self._scheme)
+        chosen = wide(self.seen()) if self._wide else choose(self.seen(), self._scheme)
         return Decided(
             torch.tensor(chosen.scale),
             torch.tensor(chosen.zero_point),

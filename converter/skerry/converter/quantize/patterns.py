@@ -7,7 +7,7 @@ inputs; what only moves values keeps their parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -114,14 +114,18 @@ def layer_of(node: object, *, weight: Node | None = None) -> Layer | None:
     return Layer(node, x, constant, bias if isinstance(bias, Node) else None, axis)
 
 
-def analyse(graph: Graph) -> tuple[Placement, ...]:
-    """Every operation of a functional ATen graph that is to run in integers, in graph order."""
+def analyse(graph: Graph, left_out: Collection[Node] = ()) -> tuple[Placement, ...]:
+    """Every operation of a functional ATen graph that is to run in integers, in graph order.
+
+    Args:
+        left_out: operations that are to stay in floating point.
+    """
     constants = _constants(graph)
     quantized: set[Node] = set()  # results with parameters
     absorbed: set[Node] = set()  # activations that belong to the operation before them
     placed: list[Placement] = []
     for node in graph.nodes:
-        if node.op != "call_function" or node in absorbed:
+        if node.op != "call_function" or node in absorbed or node in left_out:
             continue
         for rule in _RULES:
             placement = rule(node, constants, quantized)

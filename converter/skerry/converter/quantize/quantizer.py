@@ -17,8 +17,9 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from skerry.converter.quantize.patterns import Placement, Role, analyse
-from skerry.converter.quantize.ranges import ACTIVATION_MAX, ACTIVATION_MIN
+from skerry.converter.quantize.ranges import ACTIVATION_MAX, ACTIVATION_MIN, WIDE
 from skerry.converter.quantize.scheme import Scheme
+from skerry.converter.quantize.units import levels, mark, units
 
 __all__ = ["Observers", "SkerryQuantizer"]
 
@@ -48,16 +49,29 @@ class SkerryQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
         self._observers = observers
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Write an annotation to every node that is to run in integers."""
-        for placement in analyse(model.graph):
-            self._annotate(placement)
+        """Write an annotation to every node that is to run in integers.
+
+        Raises:
+            InputError: the scheme raises a layer that is not there.
+        """
+        found = units(model.graph)
+        for unit in found:
+            mark(unit)
+        raised = levels(found, self._scheme)
+        floating = {node for node, level in raised.items() if level != "int16"}
+        wide: set[Node] = set()  # results of 16 bits
+        for placement in analyse(model.graph, floating):
+            moves = placement.role is Role.SHARED and not wide.isdisjoint(placement.inputs)
+            is_wide = moves or placement.node in raised
+            if is_wide:
+                wide.add(placement.output)
+            self._annotate(placement, self._activation(wide=is_wide))
         return model
 
     def validate(self, model: GraphModule) -> None:
         """Every annotation comes from the rules, so there is nothing more to check."""
 
-    def _annotate(self, placed: Placement) -> None:
-        activation = self._activation()
+    def _annotate(self, placed: Placement, activation: QuantizationSpec) -> None:
         first = placed.inputs[0]
         shared = SharedQuantizationSpec((first, placed.node))
         inputs: dict[Node, QuantizationSpecBase] = {first: activation}
@@ -75,12 +89,12 @@ class SkerryQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
                 output_qspec=output, _annotated=True
             )
 
-    def _activation(self) -> QuantizationSpec:
+    def _activation(self, *, wide: bool) -> QuantizationSpec:
         return QuantizationSpec(
-            dtype=torch.int8,
+            dtype=torch.int16 if wide else torch.int8,
             observer_or_fake_quant_ctr=self._observers.activation,
-            quant_min=ACTIVATION_MIN,
-            quant_max=ACTIVATION_MAX,
+            quant_min=-WIDE if wide else ACTIVATION_MIN,
+            quant_max=WIDE if wide else ACTIVATION_MAX,
             qscheme=torch.per_tensor_affine,
         )
 

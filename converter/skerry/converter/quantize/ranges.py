@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from skerry.converter.quantize.scheme import Calibrator, Scheme
 
-__all__ = ["ACTIVATION_MAX", "ACTIVATION_MIN", "Affine", "Seen", "affine", "choose"]
+__all__ = ["ACTIVATION_MAX", "ACTIVATION_MIN", "WIDE", "Affine", "Seen", "affine", "choose", "wide"]
 
 ACTIVATION_MIN = -128
 ACTIVATION_MAX = 127
+WIDE = 32767  # of a 16-bit activation, both ways
 _LEVELS = ACTIVATION_MAX - ACTIVATION_MIN
 _COARSE = np.geomspace(1.0, 1 / 32, 56)  # shares of the range seen, to search clipping ends in
 _FINE = np.linspace(1.06, 0.94, 25)  # shares of the best of those
@@ -51,7 +52,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """A real number is (q - zero_point) * scale, for q in -128..127."""
+    """A real number is (q - zero_point) * scale, for the integers q of its type."""
 
     scale: float
     zero_point: int
@@ -63,6 +64,12 @@ def affine(low: float, high: float) -> Affine:
     scale = float(np.float32(max((high - low) / _LEVELS, _SMALLEST_SCALE)))
     zero_point = ACTIVATION_MIN - round(low / scale)
     return Affine(scale, int(np.clip(zero_point, ACTIVATION_MIN, ACTIVATION_MAX)))
+
+
+def wide(seen: Seen) -> Affine:
+    """The int16 parameters that cover everything seen. The zero point is 0, as TFLite asks."""
+    reach = max(abs(seen.low), abs(seen.high))
+    return Affine(float(np.float32(max(reach / WIDE, _SMALLEST_SCALE))), 0)
 
 
 def choose(seen: Seen, scheme: Scheme) -> Affine:

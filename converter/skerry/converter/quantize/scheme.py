@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from skerry.converter.emit.support import LEVELS, Level
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["CALIBRATORS", "REFINEMENTS", "Calibrator", "Refinement", "Scheme"]
+__all__ = [
+    "CALIBRATORS",
+    "REFINEMENTS",
+    "Calibrator",
+    "Refinement",
+    "Scheme",
+]
 
 Calibrator = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
 Refinement = Literal["equalization", "adaround", "bias_correction"]
@@ -32,6 +39,9 @@ class Scheme:
         refinements: what is done to lose less, in this order whatever the order given:
             `equalization` before calibration, `adaround` and `bias_correction` after it.
         averaging: weight of the newest batch in the moving average, 0 to 1.
+        raised: layers by name (`skerry.converter.quantize.units`) that get more than int8: `int16`
+            activations with int8 weights, or activations left in floating point with weights in
+            `fp16` or `fp32`.
     """
 
     calibrator: Calibrator = "mse"
@@ -40,6 +50,7 @@ class Scheme:
     percentile: float = 99.99
     refinements: tuple[Refinement, ...] = ()
     averaging: float = 0.1
+    raised: tuple[tuple[str, Level], ...] = ()
 
     def __post_init__(self) -> None:
         if self.calibrator not in CALIBRATORS:
@@ -47,6 +58,13 @@ class Scheme:
         for refinement in self.refinements:
             if refinement not in REFINEMENTS:
                 raise _unknown("refinement", refinement, REFINEMENTS)
+        for _, level in self.raised:
+            if level not in LEVELS:
+                raise _unknown("level", level, LEVELS)
+
+    def level(self, layer: str) -> Level:
+        """The precision of a layer, by name."""
+        return dict(self.raised).get(layer, "int8")
 
     @property
     def weight_limit(self) -> int:

@@ -12,8 +12,11 @@ from torch.fx import GraphModule
 
 from skerry.converter.quantize.constants import constant, set_constant
 from skerry.converter.quantize.patterns import layer_of
+from skerry.converter.quantize.scheme import Scheme
+from skerry.converter.quantize.units import levels, units
+from skerry.devices.errors import UnsupportedError
 
-__all__ = ["BLOCK", "on_grid", "round_weights"]
+__all__ = ["BLOCK", "halve_weights", "on_grid", "round_weights"]
 
 BLOCK = 32  # weights of one int4 scale, along the input axis of a linear layer
 
@@ -46,3 +49,28 @@ def round_weights(graph_module: GraphModule, *, blocks: bool, limit: int = 127) 
             others = tuple(axis for axis in range(weight.ndim) if axis != layer.axis)
             rounded = on_grid(weight, limit, others)
         set_constant(graph_module, layer.weight, rounded)
+
+
+def halve_weights(graph_module: GraphModule, scheme: Scheme) -> None:
+    """Put, in place, the weight of every layer that the scheme raises to fp16 on float16's grid.
+
+    Emitters store what lies on it in two bytes, so the file says exactly what the graph does.
+
+    Raises:
+        InputError: the scheme names a layer that is not there.
+        UnsupportedError: a weight lies beyond float16's range.
+    """
+    found = units(graph_module.graph)
+    raised = levels(found, scheme)
+    for unit in found:
+        weight = unit.placement.weight
+        if weight is None or raised.get(unit.placement.node) != "fp16":
+            continue
+        exact = constant(graph_module, weight)
+        if float(exact.abs().max()) > torch.finfo(torch.float16).max:
+            raise UnsupportedError(
+                "a weight is beyond the range of float16",
+                where=unit.name,
+                remedy="raise this layer to fp32",
+            )
+        set_constant(graph_module, weight, exact.half().float())

@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from skerry.devices.errors import UnsupportedError
 
-__all__ = ["Halve", "apply", "find"]
+__all__ = ["Halve", "apply", "find", "find_exact"]
 
 _SMALLEST = 32  # elements; below this a Cast node costs more than it saves
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -44,6 +45,23 @@ def find(graph: ir.Graph) -> tuple[Halve, ...]:
                 remedy="emit this model as fp32",
             )
         found.append(Halve(value))
+    return tuple(found)
+
+
+def find_exact(graph: ir.Graph) -> tuple[Halve, ...]:
+    """Every weight of a layer worth storing so that float16 holds exactly. Changes nothing."""
+    found = []
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _SMALLEST:
+            continue
+        uses = list(value.uses())
+        if not uses or any(use.idx != 1 or use.node.op_type not in _LAYERS for use in uses):
+            continue
+        exact = tensor.numpy()
+        with np.errstate(over="ignore"):
+            if np.array_equal(exact.astype(np.float16).astype(np.float32), exact):
+                found.append(Halve(value))
     return tuple(found)
 
 

@@ -40,6 +40,9 @@ def find(graph: ir.Graph) -> tuple[Split, ...]:
             continue
         if not readers or any(reader.op_type != "QuantizeLinear" for reader in readers):
             continue
+        weight = producer.inputs[1]
+        if weight is None or weight.const_value is not None or not _is_narrow(readers[0]):
+            continue  # left in floating point on purpose
         if len({_parameters(reader) for reader in readers}) == 1:
             found.append(Split(node, readers[0]))
     return tuple(found)
@@ -56,6 +59,12 @@ def apply(graph: ir.Graph, instructions: tuple[Split, ...]) -> None:
         quantize.outputs[0].name, restore.outputs[0].name = f"{name}_codes", name
         graph.insert_before(node, [quantize, restore])
         node.replace_input_with(0, restore.outputs[0])
+
+
+def _is_narrow(node: ir.Node) -> bool:
+    """Whether it gives integers of 8 bits."""
+    zero_point = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    return zero_point is None or zero_point.dtype.itemsize == 1
 
 
 def _parameters(node: ir.Node) -> tuple[bytes, ...]:
