@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ def example_inputs(inputs: Mapping[str, Input], rows: int = 2) -> tuple[Tensor, 
 
 @torch.no_grad()
 def run(
-    model: nn.Module, batches: Sequence[Arrays], outputs: Sequence[TensorSpec]
+    model: Callable[..., object], batches: Sequence[Arrays], outputs: Sequence[TensorSpec]
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     """Every output over all batches, by name, rows in order."""
     found = [as_tuple(model(*as_tensors(batch))) for batch in batches]

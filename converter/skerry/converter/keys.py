@@ -59,7 +59,11 @@ class Keys:
         trained = fingerprint([source, dataset_fingerprint(loaded.train), evaluation, steps])
         rows = dataset_fingerprint(loaded.calibration)
         scheme = recipe.quantize
-        how = [scheme.calibrator, scheme.per_channel, list(scheme.refinements)]
+        how: list[object] = [scheme.calibrator, scheme.per_channel, list(scheme.refinements)]
+        how.append(scheme.layers)
+        if scheme.mixed is not None:
+            gate, formats = msgspec.to_builtins(recipe.gate), list(recipe.target.formats)
+            how += [msgspec.to_builtins(scheme.mixed), gate, formats, evaluation]
         profile = recipe.target.profile
         quantized = fingerprint([trained, rows, *how, profile])
         return cls(source, trained, quantized, evaluation, profile)

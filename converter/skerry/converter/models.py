@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,15 +11,16 @@ import msgspec
 from torch import nn
 
 from skerry.converter.cache import Cache
-from skerry.converter.graph import as_tensors, example_inputs
+from skerry.converter.graph import as_tensors
 from skerry.converter.keys import Keys
 from skerry.converter.layers import LayerNoise, layer_noise
 from skerry.converter.loading import Loaded
+from skerry.converter.mixed import LayerChoice
 from skerry.converter.proof import Outputs
-from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
+from skerry.converter.quantize import QuantizedModel, Scheme
+from skerry.converter.raising import calibrated, chosen_layers
 from skerry.converter.recipe import Recipe
 from skerry.converter.training import evaluate
-from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 from skerry.devices.targets import TARGETS
 
@@ -27,7 +28,6 @@ __all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize", "scheme_of"]
 
 INT8 = "int8"
 SOURCE_PRECISION = "fp32"
-_CALIBRATION_ROWS = 64
 _NOISE_ROWS = 64
 _LAYERS = "layers.json"
 
@@ -43,6 +43,7 @@ class Models:
         trained: `floating` without pre- and post-processing.
         outputs: of `source`, `floating` and, where int8 is asked for, `quantized`.
         layers: the noise of quantization at every layer, where int8 is asked for.
+        chosen: the level of every layer, where the recipe asks for mixed precision.
     """
 
     source: nn.Module
@@ -51,6 +52,7 @@ class Models:
     trained: nn.Module
     outputs: dict[str, Outputs]
     layers: tuple[LayerNoise, ...]
+    chosen: tuple[LayerChoice, ...]
 
     def named(self, whose: str) -> nn.Module | QuantizedModel:
         """The model called `source`, `floating` or `quantized`."""
@@ -72,6 +74,7 @@ def scheme_of(recipe: Recipe) -> Scheme:
         per_channel=wanted.per_channel and target.per_channel,
         reduce_range=target.weight_bits == 7,
         refinements=wanted.refinements,
+        raised=tuple(wanted.layers.items()),
     )
 
 
@@ -82,23 +85,14 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
         InputError: it asks for one, and there are no rows to calibrate on.
     """
     recipe = loaded.file.recipe
+    scheme = scheme_of(recipe)
+    chosen: tuple[LayerChoice, ...] = ()
     source, floating = loaded.deployable(loaded.model), loaded.deployable(trained)
 
     @cache
     def quantized() -> QuantizedModel:
-        if loaded.calibration is None:
-            raise InputError(
-                "there are no calibration rows",
-                where=f"{loaded.file.path}: data.calibration",
-                remedy="add data.train, or name data there",
-            )
-        batches = loaded.calibration.batches(_CALIBRATION_ROWS)
-        return calibrate(
-            floating,
-            example_inputs(recipe.input),
-            [as_tensors(batch) for batch in batches],
-            scheme_of(recipe),
-        )
+        raised = tuple((one.layer, one.level) for one in chosen if one.level != "int8")
+        return calibrated(loaded, floating, replace(scheme, raised=(*scheme.raised, *raised)))
 
     with output.progress("running the source"):
         outputs = {"source": kept.arrays(keys.outputs("source"), lambda: evaluate(loaded, source))}
@@ -108,12 +102,13 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
             outputs["floating"] = found
     layers: tuple[LayerNoise, ...] = ()
     if INT8 in recipe.quantize.precisions:
+        chosen = chosen_layers(loaded, floating, outputs, scheme, keys, kept, output)
         with output.progress("quantizing"):
             outputs["quantized"] = kept.arrays(
                 keys.outputs("quantized"), lambda: evaluate(loaded, quantized().module)
             )
             layers = _layers(loaded, quantized, keys, kept)
-    return Models(source, floating, quantized, trained, outputs, layers)
+    return Models(source, floating, quantized, trained, outputs, layers, chosen)
 
 
 def _layers(

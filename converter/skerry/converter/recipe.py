@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from skerry.converter.emit.support import Level
 from skerry.converter.steps.config import Step
 from skerry.runtime.bundle.card import Format
 
@@ -19,6 +20,7 @@ __all__ = [
     "Data",
     "Gate",
     "Input",
+    "Mixed",
     "Model",
     "OutputTensor",
     "Precision",
@@ -173,6 +175,22 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     metric: str = "top1"
 
 
+class Mixed(Struct, frozen=True, forbid_unknown_fields=True):
+    """Layers that hurt are raised above int8 until the gate holds.
+
+    Attributes:
+        levels: what they may be raised to: `int16` activations (weights stay int8), or left in
+            floating point with weights in `fp16` or `fp32`; by default all that every target
+            format has.
+        most: the largest share of the layers that may be raised, 0 to 1.
+        rows: calibration rows on which each layer is tried alone.
+    """
+
+    levels: tuple[Literal["int16", "fp16", "fp32"], ...] = ()
+    most: _Share = 0.5
+    rows: _Positive = 256
+
+
 class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
     """Which precisions to emit, and how ranges are chosen.
 
@@ -183,12 +201,16 @@ class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
             bytes where layers are small, and more noise.
         refinements: what is done to lose less, at the price of time: `equalization` of weights
             before calibration, learned rounding (`adaround`) and `bias_correction` after it.
+        mixed: raise layers until the gate holds; `{}` for the defaults.
+        layers: levels of layers by name, decided by hand; `int8` keeps one from being raised.
     """
 
     precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("fp32", "int8")
     calibrator: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
     per_channel: bool = True
     refinements: tuple[Literal["equalization", "adaround", "bias_correction"], ...] = ()
+    mixed: Mixed | None = None
+    layers: dict[str, Level] = {}
 
 
 class Target(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from skerry.converter.emit.support import unsupported
+from skerry.converter.emit.support import supported_levels, unsupported, unsupported_level
 from skerry.converter.metric import METRICS
 from skerry.converter.recipe import Input, OutputTensor, Recipe
 from skerry.converter.steps.config import Distill
@@ -129,6 +129,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeFile:
     _check_sources(found)
     _check_steps(found)
     _check_targets(found)
+    _check_levels(found)
     return found
 
 
@@ -404,3 +405,28 @@ def _check_targets(file: RecipeFile) -> None:
                     f"{precision} for {form}: {reason}",
                     "leave one of them out",
                 )
+
+
+def _check_levels(file: RecipeFile) -> None:
+    """Levels of single layers: what every format has, and a gate to hold them against."""
+    recipe = file.recipe
+    mixed, formats = recipe.quantize.mixed, recipe.target.formats
+    asked = {f"quantize.layers.{name}": level for name, level in recipe.quantize.layers.items()}
+    if mixed is not None:
+        asked |= {f"quantize.mixed.levels: {level}": level for level in mixed.levels}
+    for key, level in asked.items():
+        for form in formats:
+            if reason := unsupported_level(form, level):
+                able = ", ".join(supported_levels(formats))
+                raise file.wrong(key, f"not for {form}: {reason}", f"choose from: {able}")
+    if (asked or mixed is not None) and "int8" not in recipe.quantize.precisions:
+        raise file.wrong(
+            "quantize.precisions", "only int8 has layers to raise", "add it, or leave those out"
+        )
+    gate = recipe.gate
+    if mixed is not None and (gate.accuracy_drop, gate.agreement, gate.snr_db) == (None,) * 3:
+        raise file.wrong(
+            "quantize.mixed",
+            "there is no gate to raise layers for",
+            "set gate.accuracy_drop, gate.agreement or gate.snr_db",
+        )

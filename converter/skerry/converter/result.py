@@ -6,6 +6,7 @@ import msgspec
 
 from skerry.converter.gates import Verdict
 from skerry.converter.layers import LayerNoise
+from skerry.converter.mixed import LayerChoice
 from skerry.converter.steps.base import StepRecord
 from skerry.runtime.bundle.card import Format
 
@@ -90,6 +91,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         metric: the metric's name.
         model_metric: points of the model after the steps, before quantization.
         layers: the noise of quantization at every layer, where int8 was asked for.
+        mixed: the level of every layer, where the recipe asks for mixed precision.
         quantized_metric: points of the fake-quantized model, where int8 was asked for.
     """
 
@@ -105,6 +107,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactResult, ...]
     steps: tuple[StepRecord, ...]
     layers: tuple[LayerNoise, ...]
+    mixed: tuple[LayerChoice, ...] = ()
     passed: bool
 
     def encode(self) -> bytes:

@@ -163,6 +163,7 @@ _CHOICES = """\
 precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights
 calibrator = "mse"               # or minmax, moving_average, percentile, entropy
 # refinements = ["adaround", "bias_correction"]   # slower, loses less; also equalization
+# mixed = {{}}                     # raise the layers that hurt until the gate holds
 
 [target]
 formats = ["onnx", "tflite", "coreml"]
