@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from fakes.engine import FakeEngine
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine.base import Arrays
-from skerry.runtime.engine.caching import CacheLimits, CachingEngine, pays
+from skerry.runtime.engine.caching import CacheLimits, CachingEngine
+from skerry.runtime.engine.paying import pays
 
 NEVER_JUDGED = CacheLimits(window_calls=1 << 30)
 

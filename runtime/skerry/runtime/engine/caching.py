@@ -2,7 +2,8 @@
 
 It belongs to one loaded artifact and dies with it, so no answer can cross models or versions. The
 key is every input's name, dtype, shape and bytes: the bytes themselves where they are few, else
-their SHA-256, which an adversary cannot make collide.
+their SHA-256, which an adversary cannot make collide. Behind it there may be a file that outlives a
+restart. Each of the two is judged by itself, and rests where it costs more than it saves.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -18,8 +20,10 @@ from numpy.typing import NDArray
 
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine.base import Arrays, Engine
+from skerry.runtime.engine.cache_store import CacheStore, key_of
+from skerry.runtime.engine.paying import Judge
 
-__all__ = ["CacheLimits", "CacheStats", "CachingEngine", "pays"]
+__all__ = ["CacheLimits", "CacheStats", "CachingEngine"]
 
 _Key = tuple[object, ...]
 _PLAIN_BYTES = 256
@@ -34,45 +38,47 @@ class CacheLimits:
         bytes: keys, outputs and bookkeeping together; the least recently used go first.
         window_calls: after so many look-ups it is judged whether they paid.
         rest_calls: for so many calls a cache that did not pay is not asked, then tried again.
+        store: a file for answers that outlive a restart, shared by every artifact; or None.
+        store_bytes: the same of that file; the least recently used go first.
     """
 
     bytes: int = 16 << 20
     window_calls: int = 512
     rest_calls: int = 16384
+    store: Path | None = None
+    store_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Since the engine was opened: look-ups, hits, what is held; and whether it is in use."""
+    """Since the engine was opened: look-ups and hits in memory, what is held there, and whether it
+    is in use; and the same of the file, all zero without one."""
 
     lookups: int
     hits: int
     entries: int
     bytes: int
     in_use: bool
-
-
-def pays(lookups: int, hits: int, lookup_s: float, engine_s: float) -> bool:
-    """Whether a cache saves more than it costs.
-
-    Args:
-        lookup_s: seconds that one look-up and, on a miss, keeping the answer took on average.
-        engine_s: seconds of one call of the engine on average.
-    """
-    return hits * engine_s > lookups * lookup_s
+    store_lookups: int = 0
+    store_hits: int = 0
+    store_bytes: int = 0
+    store_in_use: bool = False
 
 
 class CachingEngine:
-    """`Engine` that remembers the answers of another."""
+    """`Engine` that remembers the answers of another.
 
-    def __init__(self, engine: Engine, limits: CacheLimits) -> None:
-        self._engine, self._limits = engine, limits
+    Args:
+        artifact: the digest of the artifact that `engine` has loaded.
+    """
+
+    def __init__(self, engine: Engine, limits: CacheLimits, artifact: str = "") -> None:
+        self._engine, self._limits, self._artifact = engine, limits, artifact
         self._lock = Lock()
         self._kept: OrderedDict[_Key, tuple[dict[str, NDArray[Any]], int]] = OrderedDict()
         self._bytes = 0
-        self._lookups = self._hits = 0
-        self._window = _Window()
-        self._resting = 0
+        self._judge = Judge(limits.window_calls, limits.rest_calls)
+        self._behind = None if limits.store is None else _Behind(limits.store, limits)
 
     @property
     def name(self) -> str:
@@ -93,35 +99,60 @@ class CachingEngine:
     def stats(self) -> CacheStats:
         """What the cache has done."""
         with self._lock:
-            return CacheStats(
-                self._lookups, self._hits, len(self._kept), self._bytes, self._resting == 0
-            )
+            judge, behind = self._judge, self._behind
+            memory = (judge.lookups, judge.hits, len(self._kept), self._bytes, judge.in_use)
+        if behind is None:
+            return CacheStats(*memory)
+        judge = behind.judge
+        return CacheStats(
+            *memory, judge.lookups, judge.hits, behind.store.bytes, behind.in_use and judge.in_use
+        )
 
     def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
         """The remembered outputs for these inputs, or the engine's."""
-        if self._resting:
-            self._rest()
-            return self._engine.run(inputs, until)
+        if not self._judge.asks():
+            return self._beneath(inputs, until)
         began = time.perf_counter()
         key = _key(inputs)
         found = self._get(key)
         if found is not None:
             answer = {name: array.copy() for name, array in found.items()}
-            self._judge(1, time.perf_counter() - began, 0.0)
+            self._told(True, time.perf_counter() - began, 0.0)
             return answer
         asked = time.perf_counter()
-        answer = self._engine.run(inputs, until)
+        answer = self._beneath(inputs, until)
         answered = time.perf_counter()
         self._put(key, {name: array.copy() for name, array in answer.items()})
         took = (asked - began) + (time.perf_counter() - answered)
-        self._judge(0, took, answered - asked)
+        self._told(False, took, answered - asked)
         return answer
 
     def close(self) -> None:
-        """Forget everything and close the engine."""
+        """Forget what is in memory and close the engine."""
         with self._lock:
             self._forget()
+        if self._behind is not None:
+            self._behind.store.close()
         self._engine.close()
+
+    def _beneath(self, inputs: Arrays, until: float | None) -> dict[str, NDArray[Any]]:
+        """The answer of the file, or the engine's."""
+        behind = self._behind
+        if behind is None or not behind.in_use or not behind.judge.asks():
+            return self._engine.run(inputs, until)
+        began = time.perf_counter()
+        key = key_of(self._artifact, self._engine.name, inputs)
+        found = behind.store.get(key)
+        asked = time.perf_counter()
+        if found is not None:
+            behind.judge.add(True, asked - began)
+            return found
+        answer = self._engine.run(inputs, until)
+        answered = time.perf_counter()
+        behind.store.put(key, answer)
+        took = (asked - began) + (time.perf_counter() - answered)
+        behind.judge.add(False, took, answered - asked)
+        return answer
 
     def _get(self, key: _Key) -> dict[str, NDArray[Any]] | None:
         with self._lock:
@@ -145,55 +176,27 @@ class CachingEngine:
                 _, (_, freed) = self._kept.popitem(last=False)
                 self._bytes -= freed
 
-    def _judge(self, hit: int, lookup_s: float, engine_s: float) -> None:
-        with self._lock:
-            self._lookups += 1
-            self._hits += hit
-            window = self._window
-            window.add(hit, lookup_s, engine_s)
-            if window.lookups < self._limits.window_calls:
-                return
-            if not window.pays():
-                self._resting = self._limits.rest_calls
+    def _told(self, hit: bool, lookup_s: float, engine_s: float) -> None:
+        if self._judge.add(hit, lookup_s, engine_s):
+            with self._lock:
                 self._forget()
-            self._window = _Window(window.mean_engine_s)
-
-    def _rest(self) -> None:
-        with self._lock:
-            self._resting = max(0, self._resting - 1)
 
     def _forget(self) -> None:
         self._kept.clear()
         self._bytes = 0
 
 
-class _Window:
-    """Look-ups since the last judgement.
+class _Behind:
+    """The file behind the memory, and whether it pays."""
 
-    Args:
-        engine_s: what a call of the engine took before, for a window of hits alone.
-    """
-
-    __slots__ = ("_before", "_engine_s", "_lookup_s", "hits", "lookups")
-
-    def __init__(self, engine_s: float = 0.0) -> None:
-        self._before = engine_s
-        self.lookups = self.hits = 0
-        self._lookup_s = self._engine_s = 0.0
-
-    def add(self, hit: int, lookup_s: float, engine_s: float) -> None:
-        self.lookups += 1
-        self.hits += hit
-        self._lookup_s += lookup_s
-        self._engine_s += engine_s
+    def __init__(self, path: Path, limits: CacheLimits) -> None:
+        self.store = CacheStore(path, limits.store_bytes)
+        self.judge = Judge(limits.window_calls, limits.rest_calls)
 
     @property
-    def mean_engine_s(self) -> float:
-        misses = self.lookups - self.hits
-        return self._engine_s / misses if misses else self._before
-
-    def pays(self) -> bool:
-        return pays(self.lookups, self.hits, self._lookup_s / self.lookups, self.mean_engine_s)
+    def in_use(self) -> bool:
+        """Whether the file can be used at all."""
+        return not self.store.problem
 
 
 def _key(inputs: Arrays) -> _Key:
