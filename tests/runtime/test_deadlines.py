@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fakes.bundles import linear, make_bundle, make_onnx
-from skerry.devices.errors import CancelledError
+from skerry.devices.errors import CancelledError, UnavailableError
 from skerry.runtime.breaker import BreakerLimits
 from skerry.runtime.engine.base import EngineOptions
 from skerry.runtime.engine.isolated import IsolatedEngine, IsolationLimits
@@ -124,3 +124,17 @@ def test_impatient_callers_are_not_the_engines_fault(tmp_path: Path) -> None:
             runtime.predict({"x": X}, until=time.monotonic() - 1)
     runtime.predict({"x": X})
     assert [call.error for call in seen] == ["cancelled"] * 5 + [None]
+
+
+def test_a_caller_does_not_wait_for_a_new_process_beyond_its_deadline(tmp_path: Path) -> None:
+    limits = IsolationLimits(call_s=20.0, restart_s=0.0)
+    engine = IsolatedEngine("onnx", make_onnx(tmp_path / "m.onnx"), EngineOptions(), limits)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(UnavailableError, match="died"):
+        engine.run({"in": X})
+    with pytest.raises(CancelledError, match="not back by the deadline"):
+        engine.run({"in": X}, time.monotonic() + 0.001)
+    np.testing.assert_allclose(engine.run({"in": X})["out"], linear(X), atol=1e-5)
+    assert engine.starts == 2
+    engine.close()

@@ -180,7 +180,8 @@ def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engi
         return open_engine(chosen.format, path, options.engine)
     from skerry.runtime.engine.isolated import IsolatedEngine
 
-    return IsolatedEngine(chosen.format, path, options.engine, options.isolation)
+    blob = chosen.blob.descriptor()
+    return IsolatedEngine(chosen.format, path, options.engine, options.isolation, blob)
 
 
 def _rows(bundle: Bundle, arrays: Arrays, count: int) -> Arrays:

@@ -17,13 +17,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
-from skerry.devices.errors import BundleError, CancelledError, UnavailableError
+from skerry.devices.digest import Descriptor, digest_file
+from skerry.devices.errors import BundleError, CancelledError, SkerryError, UnavailableError
 from skerry.runtime.bundle.card import Format, TensorSpec
 from skerry.runtime.engine._frames import Frame, receive, send
 from skerry.runtime.engine._turn import turn
@@ -52,14 +53,23 @@ class IsolationLimits:
 class IsolatedEngine:
     """`Engine` in a child process. Calls from several threads take turns.
 
+    Args:
+        blob: what the file must be; looked at again whenever a process is replaced.
+
     Raises:
         BundleError: the engine refuses the file.
         UnavailableError: the process did not start.
     """
 
     def __init__(
-        self, form: Format, path: Path, options: EngineOptions, limits: IsolationLimits
+        self,
+        form: Format,
+        path: Path,
+        options: EngineOptions,
+        limits: IsolationLimits,
+        blob: Descriptor | None = None,
     ) -> None:
+        self._blob = blob
         self._form, self._path, self._options, self._limits = form, path, options, limits
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,6 +77,8 @@ class IsolatedEngine:
         self._lifeline = -1
         self._started = self._owed_until = 0.0
         self._closed = False
+        self._starting: Thread | None = None
+        self._problem = ""
         self.starts = 0
         self.name = ""
         self.inputs: tuple[TensorSpec, ...] = ()
@@ -92,7 +104,7 @@ class IsolatedEngine:
         with turn(self._lock, latest if until is None else min(until, latest)):
             self._settle(until)
             if self._socket is None:
-                self._restart()
+                self._restart(until)
             return self._call(dict(inputs), until)
 
     def close(self) -> None:
@@ -155,12 +167,34 @@ class IsolatedEngine:
             return CancelledError("it takes no call; its process was ended", where="engine")
         return UnavailableError(f"its process died ({self._end()})", where="engine")
 
-    def _restart(self) -> None:
+    def _restart(self, until: float | None) -> None:
+        """Have the process replaced, and wait for it no longer than the caller does."""
         if self._closed:
             raise UnavailableError("the engine is closed", where=self._path)
-        if time.monotonic() - self._started < self._limits.restart_s:
-            raise UnavailableError("its process died and is not back yet", where="engine")
-        self._start()
+        if self._starting is None:
+            if time.monotonic() - self._started < self._limits.restart_s:
+                raise UnavailableError("its process died and is not back yet", where="engine")
+            self._started = time.monotonic()
+            self._starting = Thread(target=self._start_again, name="skerry-engine", daemon=True)
+            self._starting.start()
+        self._starting.join(None if until is None else max(0.0, until - time.monotonic()))
+        if self._starting.is_alive():
+            raise CancelledError("its process was not back by the deadline", where="engine")
+        self._starting = None
+        if self._socket is None:
+            raise UnavailableError(f"it cannot be loaded again: {self._problem}", where="engine")
+
+    def _start_again(self) -> None:
+        """In a thread: start, unless the file has changed."""
+        try:
+            if self._blob is not None and digest_file(self._path) != self._blob:
+                self._problem = f"{self._path.name} was damaged; fetch the bundle again"
+                return
+            self._start()
+        except (OSError, SkerryError) as error:
+            self._problem = str(error)
+        if self._closed:
+            self._end()
 
     def _start(self) -> None:
         self._started = time.monotonic()
