@@ -14,11 +14,12 @@ from skerry.devices.files import Disk
 from skerry.devices.identity import Identity
 from skerry.devices.ids import DeviceId, ModelName, ReleaseId
 from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.experiment import Agreement
 from skerry.runtime.observe import Observation
 from skerry.updater.agent.boot import mend, serve
 from skerry.updater.agent.download import Downloader, DownloadLimits
 from skerry.updater.agent.fetching import Fetching
-from skerry.updater.agent.health import HealthLimits
+from skerry.updater.agent.health import HealthLimits, Latencies
 from skerry.updater.agent.update import UpdateLimits, Updater
 from skerry.updater.repository import Release
 from skerry.updater.sealing import ContentKey, Keyring, Parcel, parcels, purpose_of, seal, wrap
@@ -76,6 +77,23 @@ class LightModels:
 
     def close(self) -> None:
         self.active = self.previous = None
+
+
+class FixedShadow:
+    """A comparison whose outcome the test decides."""
+
+    def __init__(self) -> None:
+        self.found = Agreement(0, 0, 0.0, 0.0, 0, 0, 0.0)
+        self.closed = False
+
+    def observed(self, call: Observation) -> None:
+        pass
+
+    def agreement(self) -> Agreement:
+        return self.found
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class ListReporter:
@@ -195,6 +213,7 @@ class Rig:
         self.clock, self.stop, self.interrupted = fleet.clock, Event(), Event()
         self.log, self.reporter = ListLog(), reporter or ListReporter()
         self.models = models or LightModels()
+        self.latencies, self.shadow = Latencies(), FixedShadow()
         self.watches: list[Any] = []
         fleet.holder = identity(home).public_key
         self.keys = Keyring(home / "store/keys", str(DEVICE), [identity(home)], disk)
@@ -221,6 +240,8 @@ class Rig:
             self.models,
             self.reporter,
             watch=self._watch,
+            latency=self.latencies.of,
+            compare=lambda before: self.shadow,
             clock=self.clock,
             stop=self.stop,
             log=self.log,
@@ -252,11 +273,12 @@ class Rig:
     def mend(self) -> None:
         mend(self.store, self.models, self.fetching, self.log)
 
-    def call(self, *, error: str | None = None) -> None:
+    def call(self, *, error: str | None = None, seconds: float = 0.001) -> None:
         """One prediction, as the runtime would tell of it."""
         active = self.models.active
-        for watch in self.watches:
-            watch.observed(Observation(active.manifest, "onnx-fp32", 0.001, 1, {}, {}, error))
+        call = Observation(active.manifest, "onnx-fp32", seconds, 1, {}, {}, error)
+        for watch in (self.latencies, *self.watches):
+            watch.observed(call)
 
     @property
     def serving(self) -> str:

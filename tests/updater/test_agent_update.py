@@ -15,8 +15,11 @@ from skerry.devices.errors import (
     UnavailableError,
 )
 from skerry.devices.ids import ModelName, ReleaseId
+from skerry.runtime.experiment import Agreement
 from skerry.updater.agent.download import DownloadLimits, OutsideHoursError
+from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.schedule import Hours
+from skerry.updater.agent.update import UpdateLimits
 from skerry.updater.fetch import BusyError, RefusedError
 from skerry.updater.repository import Release
 from skerry.updater.store import slots as rules
@@ -106,6 +109,39 @@ def test_errors_on_trial_roll_back(fleet: Fleet, rig: Rig) -> None:
     assert rig.reporter.kinds[-1] == "rolled_back"
     assert "1 of 1 calls failed" in rig.reporter.events[-1][2]
     assert rig.watches == []
+
+
+def test_a_release_that_is_much_slower_rolls_back(fleet: Fleet, rig: Rig) -> None:
+    _installed(fleet, rig, 1)
+    for _ in range(200):
+        rig.call(seconds=0.004)
+
+    def slowly(release: object) -> None:
+        for _ in range(600):
+            rig.call(seconds=0.2)
+
+    fleet.assign(fleet.publish(2, shift=2.0))
+    rig.models.on_activate = lambda release: slowly(release) if release.version == "2" else None
+    assert rig.poll() == "failed"
+    assert (rig.serving, rig.slots) == ("1", ("linear/1", "", ""))
+    kind, release, reason = rig.reporter.events[-1]
+    assert (kind, release) == ("rolled_back", "linear/2") and "4.0 ms before" in reason
+
+
+@pytest.mark.parametrize(
+    ("argmax", "rows", "outcome"),
+    [(0.5, 100, "failed"), (0.99, 100, "installed"), (0.5, 9, "installed")],
+)
+def test_a_release_that_answers_otherwise_rolls_back(
+    fleet: Fleet, tmp_path: Path, argmax: float, rows: int, outcome: str
+) -> None:
+    limits = UpdateLimits(health=HealthLimits(seconds=1.0, agreement=0.9))
+    rig = Rig.enrolled(fleet, tmp_path / "home", update=limits)
+    _installed(fleet, rig, 1)
+    rig.shadow.found = Agreement(rows, rows, argmax, 0.0, 0, 0, 0.0)
+    fleet.assign(fleet.publish(2, shift=2.0))
+    assert rig.poll() == outcome
+    assert rig.shadow.closed
 
 
 def test_a_first_release_that_fails_on_trial_serves_nothing(fleet: Fleet, rig: Rig) -> None:

@@ -20,6 +20,7 @@ from skerry.devices.output import Output
 
 if TYPE_CHECKING:
     from skerry.updater.agent.parts import AgentLimits
+    from skerry.updater.agent.update import UpdateLimits
 
 __all__ = ["configure", "run"]
 
@@ -91,6 +92,20 @@ def _trial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trial", type=float, default=10.0, metavar="SECONDS", help="length of a release's trial"
     )
+    parser.add_argument(
+        "--trial-latency",
+        type=float,
+        default=3.0,
+        metavar="TIMES",
+        help="how many times as long as before calls may take on trial (3); 0 does not judge",
+    )
+    parser.add_argument(
+        "--trial-agreement",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of answers on trial that must be the previous release's; 0 does not ask",
+    )
 
 
 def _supervise(args: argparse.Namespace) -> int:
@@ -108,6 +123,8 @@ def _supervise(args: argparse.Namespace) -> int:
             f"--parent={os.getpid()}",
             f"--window={args.window}",
             f"--trial={args.trial}",
+            f"--trial-latency={args.trial_latency}",
+            f"--trial-agreement={args.trial_agreement}",
         ]
         words += [f"--quota={args.quota}", f"--rate={args.rate}"]
         words += [f"--poll={args.poll or settings.poll_s}"]
@@ -154,12 +171,10 @@ def _update(args: argparse.Namespace, output: Output) -> int:
             {"outcome": "asked"}, "the agent that runs here was asked; see: skerry agent status"
         )
         return 0
-    from skerry.updater.agent.health import HealthLimits
     from skerry.updater.agent.parts import AgentLimits
     from skerry.updater.agent.process import AgentProcess
-    from skerry.updater.agent.update import UpdateLimits
 
-    limits = AgentLimits(update=UpdateLimits(health=HealthLimits(seconds=args.trial)))
+    limits = AgentLimits(update=_trial_limits(args))
     with exclusive(args.home / "agent.lock"):
         process = AgentProcess(args.home, stop=Event(), limits=limits)
         outcome = process.update_once(args.media)
@@ -167,12 +182,20 @@ def _update(args: argparse.Namespace, output: Output) -> int:
     return int(ExitCode.GATE_FAILED if outcome == "failed" else ExitCode.OK)
 
 
+def _trial_limits(args: argparse.Namespace) -> UpdateLimits:
+    from skerry.updater.agent.health import HealthLimits
+    from skerry.updater.agent.update import UpdateLimits
+
+    health = HealthLimits(
+        seconds=args.trial, latency_ratio=args.trial_latency, agreement=args.trial_agreement
+    )
+    return UpdateLimits(health=health)
+
+
 def _limits(args: argparse.Namespace) -> AgentLimits:
     from skerry.updater.agent.download import DownloadLimits
-    from skerry.updater.agent.health import HealthLimits
     from skerry.updater.agent.parts import AgentLimits
     from skerry.updater.agent.schedule import Hours, ScheduleLimits
-    from skerry.updater.agent.update import UpdateLimits
     from skerry.updater.store.store import StoreLimits
 
     return AgentLimits(
@@ -180,7 +203,7 @@ def _limits(args: argparse.Namespace) -> AgentLimits:
         download=DownloadLimits(
             bytes_per_s=args.rate, hours=tuple(Hours.parse(hours) for hours in args.hours)
         ),
-        update=UpdateLimits(health=HealthLimits(seconds=args.trial)),
+        update=_trial_limits(args),
         store=StoreLimits(quota_bytes=args.quota),
         window_s=args.window,
     )

@@ -18,7 +18,7 @@ from skerry.runtime.observe import Observation, Observer
 from skerry.runtime.runtime import Runtime
 from skerry.updater.agent.download import Downloader, DownloadLimits
 from skerry.updater.agent.fetching import Fetching, apply_patch, unpack_patch
-from skerry.updater.agent.health import HealthWatch
+from skerry.updater.agent.health import Latencies
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
 from skerry.updater.agent.schedule import ScheduleLimits
@@ -60,7 +60,7 @@ class Observers:
         for observer in self._observers:
             observer.observed(call)
 
-    def watch(self, watch: HealthWatch) -> Callable[[], None]:
+    def watch(self, watch: Observer) -> Callable[[], None]:
         """Pass calls on to `watch` too, until what is returned is called."""
         with self._lock:
             self._observers = (*self._observers, watch)
@@ -87,6 +87,7 @@ class Parts:
     store: Store
     runtime: Runtime
     observers: Observers
+    latencies: Latencies
     reporter: Reporter
     limits: AgentLimits
     clock: Clock
@@ -143,6 +144,7 @@ class Parts:
             self.runtime,
             self.reporter,
             watch=self.observers.watch,
+            latency=self.latencies.of,
             clock=self.clock,
             stop=self.stop,
             log=self.log,

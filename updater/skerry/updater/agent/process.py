@@ -25,6 +25,7 @@ from skerry.telemetry.recorder import Recorder
 from skerry.telemetry.topics import Address
 from skerry.telemetry.uplink import Uplink
 from skerry.updater.agent.boot import mend, serve
+from skerry.updater.agent.health import Latencies
 from skerry.updater.agent.lock import exclusive
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.media import take_asked, update_from
@@ -110,7 +111,8 @@ class AgentProcess:
         settings, profile = AgentSettings.load(self._home), probe()
         folder = self._home / "store"
         keys = Keyring(folder / "keys", settings.device, [identity])
-        observers = Observers(recorder)
+        latencies = Latencies()
+        observers = Observers(recorder, latencies)
         runtime = Runtime(RuntimeOptions(formats=runnable(profile)), observers)
         stack.callback(runtime.close)
         return Parts(
@@ -120,6 +122,7 @@ class AgentProcess:
             store=Store(folder, limits=self._limits.store, keys=keys),
             runtime=runtime,
             observers=observers,
+            latencies=latencies,
             reporter=OutboxReporter(outbox, self._clock, profile),
             limits=self._limits,
             clock=self._clock,

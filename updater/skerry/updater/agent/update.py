@@ -7,11 +7,13 @@ left off.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Literal, Protocol
 
 from skerry.devices.clock import Clock
+from skerry.devices.digest import Digest
 from skerry.devices.errors import (
     BundleError,
     CancelledError,
@@ -23,10 +25,13 @@ from skerry.devices.errors import (
 )
 from skerry.devices.ids import ReleaseId
 from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.experiment import Agreement, Shadow
+from skerry.runtime.observe import Observation, Observer
 from skerry.runtime.prepared import Prepared
+from skerry.telemetry.histogram import Histogram
 from skerry.updater.agent.decide import decide
 from skerry.updater.agent.fetching import Fetching
-from skerry.updater.agent.health import HealthLimits, HealthWatch, Verdict
+from skerry.updater.agent.health import HealthLimits, HealthWatch, Verdict, complaint
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
 from skerry.updater.fetch import RefusedError
@@ -35,7 +40,7 @@ from skerry.updater.store.slots import Failure, Update
 from skerry.updater.store.store import Store
 from skerry.updater.trust.assignment import Assignment
 
-__all__ = ["Models", "Outcome", "Trust", "UpdateLimits", "Updater"]
+__all__ = ["Comparison", "Models", "Outcome", "Trust", "UpdateLimits", "Updater"]
 
 Outcome = Literal["idle", "installed", "failed"]
 
@@ -64,6 +69,19 @@ class Trust(Protocol):
         """The device runs `release` and will not go below it."""
 
 
+class Comparison(Protocol):
+    """Asks the previous release what the one on trial has answered, off the callers' path."""
+
+    def observed(self, call: Observation) -> None:
+        """Keep one call for comparison."""
+
+    def agreement(self) -> Agreement:
+        """What was found so far."""
+
+    def close(self) -> None:
+        """Compare nothing more."""
+
+
 class Models(Protocol):
     """What the update needs of the runtime."""
 
@@ -88,7 +106,9 @@ class Updater:
     """Brings the device to what it is assigned, one `poll` at a time.
 
     Args:
-        watch: has a trial's `HealthWatch` observe the runtime; returns what ends that.
+        watch: has an observer of a trial observe the runtime; returns what ends that.
+        latency: how long calls of a release took.
+        compare: begins to compare with the previous release.
         stop: set when the process shall end.
     """
 
@@ -100,7 +120,9 @@ class Updater:
         models: Models,
         reporter: Reporter,
         *,
-        watch: Callable[[HealthWatch], Callable[[], None]],
+        watch: Callable[[Observer], Callable[[], None]],
+        latency: Callable[[Digest], Histogram] = lambda _: Histogram(),
+        compare: Callable[[Prepared], Comparison] = Shadow,
         clock: Clock,
         stop: Event,
         log: Log,
@@ -108,6 +130,7 @@ class Updater:
     ) -> None:
         self._store, self._trust, self._fetching = store, trust, fetching
         self._models, self._reporter, self._watch = models, reporter, watch
+        self._latency, self._compare = latency, compare
         self._clock, self._stop, self._log = clock, stop, log
         self._limits = limits or UpdateLimits()
         self._refused: tuple[str, str] | None = None
@@ -213,25 +236,48 @@ class Updater:
         self._trial(prepared)
 
     def _trial(self, prepared: Prepared) -> None:
-        watch = HealthWatch(prepared.manifest, self._clock, self._limits.health)
-        before, ended = self._models.active, self._watch(watch)
+        limits, before = self._limits.health, self._models.active
+        after = before
         self._log("trial_started", release=self._update.release, artifact=self._update.artifact)
         self._reporter.event("trial_started", self._update.release, update=self._update)
         verdict: Verdict = "wait"
-        try:
+        with ExitStack() as stack:
+            stack.callback(lambda: self._go_back(after))
+            agreement = self._compared(before, stack) if limits.agreement else _not_compared
+            watch = HealthWatch(
+                prepared.manifest,
+                self._clock,
+                limits,
+                before=None if before is None else self._latency(before.manifest),
+                agreement=agreement,
+            )
+            stack.callback(self._watch(watch))
             self._models.activate(prepared)
             verdict = watch.verdict(self._stop)
             if verdict == "well":
                 self._store.become(rules.committed(self._store.now))
-                before = prepared
-        finally:
-            ended()
-            self._go_back(before)
+                after = prepared
         if verdict == "wait":
             self._store.become(rules.postponed(self._store.now))
             raise CancelledError("stopped during a trial", where=self._update.release)
         if verdict == "ill":
-            self._fail("rolled_back", str(watch.health))
+            self._fail("rolled_back", complaint(watch.health, limits))
+
+    def _compared(
+        self, before: Prepared | None, stack: ExitStack
+    ) -> Callable[[], tuple[int, float]]:
+        """Compare with `before` until the trial ends: rows compared, and the share that agreed."""
+        if before is None:
+            return _not_compared
+        comparison = self._compare(before)
+        stack.callback(comparison.close)
+        stack.callback(self._watch(comparison))
+
+        def found() -> tuple[int, float]:
+            agreement = comparison.agreement()
+            return agreement.rows, agreement.argmax
+
+        return found
 
     def _go_back(self, before: Prepared | None) -> None:
         """Serve `before` again, unless it serves."""
@@ -285,6 +331,10 @@ class Updater:
         if update is None:
             raise InputError("no update is in progress", where="journal")
         return update
+
+
+def _not_compared() -> tuple[int, float]:
+    return 0, 0.0
 
 
 def _final(status: int) -> bool:
