@@ -85,7 +85,11 @@ class FleetProcess:
 
     @property
     def client(self) -> FleetClient:
-        return FleetClient(self.url, self.token)
+        return FleetClient(self.url, self.token, self.ca)
+
+    @property
+    def ca(self) -> str:
+        return str(json.loads((self.home / "server.json").read_text())["ca"])
 
     def publish(self, version: int, *how: str) -> None:
         """Sign and publish `linear/{version}`; `how` are further words to sign it with."""
@@ -93,6 +97,8 @@ class FleetProcess:
         repo, token = ["--repo", str(self.repo)], str(self.home / "operator.token")
         assert main(["release", "sign", str(bundle), *repo, *how]) == 0
         server = ["--server", self.url, "--token-file", token]
+        if self.ca:
+            server += ["--ca-file", str(self.home / "ca" / "ca.pem")]
         assert main(["release", "publish", *repo, *server]) == 0
 
     def device(self, name: str, **options: Any) -> "PlainDevice":

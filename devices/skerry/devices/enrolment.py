@@ -22,6 +22,7 @@ from skerry.devices.profile import Profile
 
 __all__ = [
     "ENROLMENT_LIMIT_BYTES",
+    "SERVER_CA",
     "AgentSettings",
     "Enrolled",
     "EnrolmentRequest",
@@ -34,6 +35,9 @@ _T = TypeVar("_T")
 
 ENROLMENT_LIMIT_BYTES = 1 << 20
 """The longest enrolment request or answer that is read, in bytes."""
+
+SERVER_CA = "identity/server-ca.pem"
+"""Below a device's home: the authority that the server is verified by; absent for the system's."""
 
 
 class MqttAddress(msgspec.Struct, frozen=True):

@@ -10,8 +10,15 @@ import msgspec
 
 from skerry.devices.clock import SystemClock
 from skerry.devices.digest import Digest
-from skerry.devices.enrolment import ENROLMENT_LIMIT_BYTES, AgentSettings, Enrolled, enrol
+from skerry.devices.enrolment import (
+    ENROLMENT_LIMIT_BYTES,
+    SERVER_CA,
+    AgentSettings,
+    Enrolled,
+    enrol,
+)
 from skerry.devices.errors import InputError, TrustError, UnavailableError
+from skerry.devices.files import write_atomically
 from skerry.devices.ids import DeviceId
 from skerry.devices.output import Output
 from skerry.devices.probe import probe
@@ -32,12 +39,14 @@ class Claim(msgspec.Struct, frozen=True):
         server: the server's URL, or "".
         image_root, director_root: SHA-256 (hex) of the root metadata to trust, or "" to trust the
             server's word at enrolment.
+        ca: PEM of the authority that the server is verified by; "" for the system's.
     """
 
     token: str
     server: str = ""
     image_root: str = ""
     director_root: str = ""
+    ca: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Claim:
@@ -80,7 +89,7 @@ def join(args: argparse.Namespace, output: Output) -> int:
 
 
 def _enrol(home: Path, server: str, claim: Claim, name: str, http: str) -> AgentSettings:
-    fetcher = HttpFetcher()
+    fetcher = HttpFetcher(ca=claim.ca)
 
     def post(url: str, body: bytes) -> bytes:
         return fetcher.send(
@@ -99,6 +108,8 @@ def _enrol(home: Path, server: str, claim: Claim, name: str, http: str) -> Agent
         trust = TrustedClient(
             folder, fetcher, device=DeviceId(answer.device), server=server, clock=SystemClock()
         )
+        if claim.ca:
+            write_atomically(home / SERVER_CA, claim.ca.encode())
         trust.enrol(image, director)
 
     try:

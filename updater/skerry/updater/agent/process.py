@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -12,7 +13,7 @@ from threading import Event, Thread
 from urllib.parse import urlsplit
 
 from skerry.devices.clock import Clock, SystemClock
-from skerry.devices.enrolment import AgentSettings
+from skerry.devices.enrolment import SERVER_CA, AgentSettings
 from skerry.devices.identity import Identity
 from skerry.devices.probe import probe
 from skerry.runtime.prepare import RuntimeOptions
@@ -134,7 +135,10 @@ class AgentProcess:
 
     def _rounds(self, stack: ExitStack, parts: Parts, identity: Identity) -> Rounds:
         settings = parts.settings
-        fetcher = HttpFetcher(authorize=lambda: f"Bearer {self._assertion(identity, settings)}")
+        fetcher = HttpFetcher(
+            authorize=lambda: f"Bearer {self._assertion(identity, settings)}",
+            ca_file=self._server_ca(),
+        )
         stack.callback(fetcher.close)
         downloader = parts.downloader(fetcher, settings.server, self._limits.download)
         renewal = Renewal(
@@ -190,9 +194,14 @@ class AgentProcess:
             outbox.boot,
             lambda: identity.assertion(device, "mqtt", self._clock.now()),
             clock=self._clock,
+            tls=ssl.create_default_context(cafile=self._server_ca()) if settings.mqtt.tls else None,
         )
         uplink = Uplink(link, outbox, address, on_command=self._commanded, clock=self._clock)
         uplink.run(self._stop)
+
+    def _server_ca(self) -> Path | None:
+        file = self._home / SERVER_CA
+        return file if file.is_file() else None
 
     def _commanded(self, command: Command) -> None:
         self._log("woken", command=command.id)

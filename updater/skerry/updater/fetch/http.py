@@ -36,6 +36,7 @@ class HttpFetcher:
     Args:
         authorize: gives the value of the `Authorization` header, asked for before each request.
         ca_file: PEM file of the authorities to believe, instead of the system's.
+        ca: the same as text.
         limits: how much and how long.
         clock: measures slowness.
     """
@@ -45,6 +46,7 @@ class HttpFetcher:
         *,
         authorize: Callable[[], str | None] | None = None,
         ca_file: Path | None = None,
+        ca: str = "",
         limits: FetchLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class HttpFetcher:
             retries=False,
             timeout=urllib3.Timeout(connect=limits.connect_s, read=limits.read_s),
             ca_certs=None if ca_file is None else str(ca_file),
+            ca_cert_data=ca or None,
         )
 
     def open(self, url: str, *, max_bytes: int, start: int = 0) -> AbstractContextManager[Body]:

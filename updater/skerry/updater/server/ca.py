@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,11 +27,13 @@ class AuthorityLimits:
 
     Attributes:
         device_days: of a device. It renews when two thirds have passed.
+        server_days: of the fleet server. It renews when two thirds have passed.
         authority_days: of the authority itself.
         skew_minutes: how far a device's clock may lag behind.
     """
 
     device_days: float = 90
+    server_days: float = 90
     authority_days: float = 3650
     skew_minutes: float = 10
 
@@ -149,6 +153,29 @@ class FleetAuthority:
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         return Issued(pem, key, end.timestamp())
 
+    def issue_server(self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str], now: float) -> str:
+        """A certificate (PEM) for a server that is reached by `hosts`, names or addresses."""
+        begin, end = _life(now, self._limits.skew_minutes, self._limits.server_days)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "skerry fleet server")])
+        own = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._certificate.subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
+            .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), False)
+            .add_extension(issuer, False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
 
 def public_key_of(certificate: str) -> ec.EllipticCurvePublicKey:
     """The key of a certificate that this authority issued.
@@ -163,6 +190,13 @@ def public_key_of(certificate: str) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise InputError("not an elliptic curve key", where="certificate")
     return key
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _life(now: float, skew_minutes: float, days: float) -> tuple[datetime, datetime]:

@@ -60,14 +60,15 @@ class FleetClient:
     Args:
         url: the server's base URL.
         token: the operator's.
+        ca: PEM of the authority that the server is verified by; "" for the system's.
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, ca: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"{url!r} is not a server's address", remedy="http://HOST:PORT")
         self._url = url.rstrip("/")
-        self._http = HttpFetcher(authorize=lambda: f"Bearer {token}")
+        self._http = HttpFetcher(authorize=lambda: f"Bearer {token}", ca=ca)
 
     def get(self, path: str) -> dict[str, Any]:
         """What `GET {path}` answers; errors as `HttpFetcher.open`."""

@@ -15,7 +15,7 @@ import argparse
 import logging
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -26,6 +26,9 @@ from skerry.devices.files import write_atomically
 from skerry.devices.output import Output
 from skerry.updater.server import show
 from skerry.updater.server.client import FleetClient
+
+if TYPE_CHECKING:
+    from skerry.updater.server.serve import TlsChoice
 
 __all__ = ["configure", "run"]
 
@@ -44,6 +47,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--http", default="127.0.0.1:0", metavar="HOST:PORT")
     serve.add_argument("--mqtt", default="127.0.0.1:0", metavar="HOST:PORT")
     serve.add_argument("--url", default="", help="the URL by which devices reach this server")
+    serve.add_argument(
+        "--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="serve by TLS with these (PEM)"
+    )
+    serve.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="PEM",
+        help="with --tls: the authority, where devices do not know it",
+    )
+    serve.add_argument(
+        "--tls-fleet",
+        action="store_true",
+        help="serve by TLS with a certificate of the fleet's own authority",
+    )
+    serve.add_argument(
+        "--plain", action="store_true", help="beyond this machine without TLS: it ends in front"
+    )
     _configure_asking(actions)
     _configure_rollouts(actions)
 
@@ -100,6 +120,9 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, metavar="DIR", help="of a server on this machine")
     parser.add_argument("--server", default="", metavar="URL")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="an operator's token")
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="PEM", help="authority of the server's certificate"
+    )
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
@@ -164,8 +187,20 @@ def _serve(args: argparse.Namespace, output: Output) -> int:
         mqtt_text = f"{address.mqtt['host']}:{address.mqtt['port']}"
         output.result(address, f"console and API {address.url}\nMQTT            {mqtt_text}")
 
-    serve(FleetHome(args.home), http, mqtt, url=args.url, ready=ready)
+    serve(FleetHome(args.home), http, mqtt, url=args.url, ready=ready, tls=_tls(args))
     return 0
+
+
+def _tls(args: argparse.Namespace) -> TlsChoice:
+    from skerry.updater.server.serve import TlsChoice
+
+    if args.tls and args.tls_fleet:
+        raise InputError("--tls and --tls-fleet exclude each other")
+    if args.tls_ca and not args.tls:
+        raise InputError("--tls-ca goes with --tls CERT KEY")
+    ca = _text_of(args.tls_ca) if args.tls_ca else ""
+    files = (args.tls[0], args.tls[1], ca) if args.tls else None
+    return TlsChoice(files=files, fleet=args.tls_fleet, plain=args.plain)
 
 
 def _client(args: argparse.Namespace) -> FleetClient:
@@ -175,16 +210,23 @@ def _client(args: argparse.Namespace) -> FleetClient:
             "which server?", remedy="give --home DIR, or --server URL and --token-file FILE"
         )
     url, file = args.server, args.token_file
+    ca = _text_of(args.ca_file) if args.ca_file else ""
     if args.home:
         from skerry.updater.server.home import FleetHome
 
         home = FleetHome(args.home)
-        url, file = url or home.address().url, file or home.token_file
+        if not url:
+            here = home.address()
+            url, ca = here.url, ca or here.ca
+        file = file or home.token_file
+    return FleetClient(url, _text_of(file).strip(), ca)
+
+
+def _text_of(file: Path) -> str:
     try:
-        token = file.read_text().strip()
+        return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the token: {error}", where=file) from error
-    return FleetClient(url, token)
+        raise InputError(f"cannot read: {error}", where=file) from error
 
 
 def _claim(args: argparse.Namespace, output: Output) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 from collections.abc import Callable
 from threading import Event, Thread
 
@@ -19,6 +20,7 @@ from skerry.updater.server.doorman import COLLECTOR
 from skerry.updater.server.drift import DriftWatch
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.sink import FleetSink
+from skerry.updater.server.tls import ServerTls
 
 __all__ = ["EngineRoom"]
 
@@ -31,16 +33,25 @@ class EngineRoom:
     Args:
         host, port: where the broker listens.
         secret: the collector's password there.
+        tls: where the server's certificate comes from; None where it serves without.
     """
 
-    def __init__(self, fleet: Fleet, host: str, port: int, secret: str) -> None:
-        self._fleet, self._ending = fleet, Event()
+    def __init__(
+        self, fleet: Fleet, host: str, port: int, secret: str, tls: ServerTls | None = None
+    ) -> None:
+        self._fleet, self._ending, self._tls = fleet, Event(), tls
         self.conductor = Conductor(
             fleet, self._wake, lambda release: make_deltas(fleet, release, self._ending)
         )
         self._sink = FleetSink(fleet.store, fleet.tenant, fleet.clock, self.conductor.stir)
         self._drift = DriftWatch(fleet)
-        options = MqttOptions(host=host, port=port, username=COLLECTOR, password=lambda: secret)
+        options = MqttOptions(
+            host=host,
+            port=port,
+            username=COLLECTOR,
+            password=lambda: secret,
+            tls=None if tls is None else _to_ourselves(),
+        )
         self._collector = Collector(MqttLink(options), self._sink, clock=fleet.clock)
         self._thread = Thread(target=self._work, name="rollouts", daemon=True)
 
@@ -85,6 +96,8 @@ class EngineRoom:
             if now - refreshed >= limits.refresh_seconds:
                 refreshed = now
                 self._safely(self._refresh)
+                if self._tls is not None:
+                    self._safely(self._tls.renew)
             if now - pruned >= limits.prune_seconds:
                 pruned = now
                 self._safely(self._prune)
@@ -109,3 +122,11 @@ class EngineRoom:
         except Exception:  # noqa: BLE001 - one bad turn must not end all later ones
             _LOG.exception("a turn failed")
         return False
+
+
+def _to_ourselves() -> ssl.SSLContext:
+    """For the collector, whose broker is this very process at an address of this machine."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -32,6 +32,7 @@ class ClaimFile(msgspec.Struct, frozen=True):
         server: the base URL.
         token: good for one enrolment.
         image_root, director_root: SHA-256 (hex) of the first roots, for the device to check.
+        ca: PEM of the authority that the server is verified by; "" for the system's.
     """
 
     server: str
@@ -40,6 +41,7 @@ class ClaimFile(msgspec.Struct, frozen=True):
     director_root: str
     device: str = ""
     expires_at: float = 0.0
+    ca: str = ""
 
 
 class RenewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +75,7 @@ def create_claim(fleet: Fleet, device: str, minutes: float) -> ClaimFile:
         hashlib.sha256(director).hexdigest(),
         device,
         expires,
+        fleet.ca,
     )
 
 

@@ -66,6 +66,7 @@ class Fleet:
     Attributes:
         url: the server's canonical URL: where devices go, and the audience of their assertions.
         mqtt: where the broker listens.
+        ca: PEM of the authority that devices verify this server by; "" for the system's.
         folder: the server's home.
         keys: content keys of sealed releases.
         director_store: beside the director, for its first root.
@@ -83,4 +84,5 @@ class Fleet:
     authority: FleetAuthority
     clock: Clock
     mqtt: MqttAddress | None = None
+    ca: str = ""
     limits: ServerLimits = field(default_factory=ServerLimits)

@@ -10,6 +10,7 @@ HOME/image/            TUF metadata of the image repository
 HOME/director/         TUF metadata of the director
 HOME/blobs/sha256/     manifests, artifacts, patches; sealed ones as <hex>.<key id>
 HOME/ports.json        the ports taken last, so that a restart takes them again
+HOME/tls/              the server's own certificate and key (0600), where it serves by TLS
 HOME/server.json       where it answers now; only while it does
 """
 
@@ -56,11 +57,13 @@ class ServerAddress(msgspec.Struct, frozen=True):
         url: the base URL for devices and operators.
         mqtt: `{"host": …, "port": …}`.
         pid: of the server's process.
+        ca: PEM of the authority that it is verified by; "" for the system's.
     """
 
     url: str
     mqtt: dict[str, str | int]
     pid: int
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True)

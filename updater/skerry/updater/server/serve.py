@@ -7,9 +7,12 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import uvicorn
@@ -27,8 +30,9 @@ from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.home import FleetHome, ServerAddress
 from skerry.updater.server.http.app import make_app
 from skerry.updater.server.store import FleetStore
+from skerry.updater.server.tls import FleetTls, GivenTls, ServerTls, check_reach
 
-__all__ = ["Listen", "parse_listen", "serve"]
+__all__ = ["Listen", "TlsChoice", "parse_listen", "serve"]
 
 _BACKLOG = 512
 _GRACE_SECONDS = 5
@@ -68,12 +72,36 @@ class _Ports(msgspec.Struct, frozen=True):
     mqtt: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TlsChoice:
+    """How connections are secured.
+
+    Attributes:
+        files: certificate, key, and the authority (PEM text, "" for the system's).
+        fleet: by a certificate of the fleet's own authority.
+        plain: not at all, even beyond this machine: TLS ends in front of the server.
+    """
+
+    files: tuple[Path, Path, str] | None = None
+    fleet: bool = False
+    plain: bool = False
+
+    def open(self, home: FleetHome, hosts: Sequence[str], clock: Clock) -> ServerTls | None:
+        """Where certificates come from, or None; InputError if a file is none."""
+        if self.files is not None:
+            return GivenTls(*self.files)
+        if self.fleet:
+            return FleetTls(home.path / "tls", home.authority(), hosts, clock)
+        return None
+
+
 def serve(
     home: FleetHome,
     http: Listen,
     mqtt: Listen,
     *,
     url: str = "",
+    tls: TlsChoice | None = None,
     ready: Callable[[ServerAddress], None] = lambda _: None,
     clock: Clock | None = None,
 ) -> None:
@@ -81,14 +109,20 @@ def serve(
 
     Args:
         url: the public URL, if devices reach this server by another one than `http` says.
+        tls: how connections are secured; by default not at all, on this machine alone.
         ready: called once everything answers.
 
     Raises:
-        InputError: no fleet lives in `home`.
+        InputError: no fleet lives in `home`, or it would be reached from elsewhere without TLS.
         UnavailableError: an address cannot be had.
     """
-    clock = clock or SystemClock()
-    last = _last_ports(home)
+    clock, tls = clock or SystemClock(), tls or TlsChoice()
+    last, names = _last_ports(home), _names(http, mqtt, url)
+    home.settings()
+    secured = tls.open(home, names, clock)
+    for listen in (http, mqtt):
+        check_reach(listen.host, secured, plain=tls.plain)
+    context = None if secured is None else secured.context()
     with ExitStack() as stack:
         store = home.open_store()
         stack.callback(store.close)
@@ -97,18 +131,23 @@ def serve(
         tenant = home.settings().tenant
         secret = secrets.token_urlsafe(32)
         doorman = Doorman(secret)
-        broker = _broker(doorman, mqtt, last.mqtt)
+        broker = _broker(doorman, mqtt, last.mqtt, context)
         stack.callback(broker.stop)
-        base = (url or f"http://{_shown(http.host)}:{address[1]}").rstrip("/")
-        fleet = _fleet(home, store, clock, base, MqttAddress(_reachable(mqtt.host), broker.port))
+        scheme = "http" if secured is None else "https"
+        base = (url or f"{scheme}://{_shown(http.host)}:{address[1]}").rstrip("/")
+        at = MqttAddress(_reachable(mqtt.host), broker.port, tls=secured is not None)
+        fleet = _fleet(home, store, clock, base, at, "" if secured is None else secured.ca)
         doorman.fleet = fleet
         ports = _Ports(address[1], broker.port)
         write_atomically(home.ports_file, msgspec.json.encode(ports))
-        engine_room = EngineRoom(fleet, _loopback(mqtt.host), broker.port, secret)
+        engine_room = EngineRoom(fleet, _loopback(mqtt.host), broker.port, secret, secured)
         stack.callback(engine_room.stop)
         engine_room.start()
         here = ServerAddress(
-            fleet.url, {"host": _loopback(mqtt.host), "port": broker.port}, os.getpid()
+            fleet.url,
+            {"host": _loopback(mqtt.host), "port": broker.port},
+            os.getpid(),
+            fleet.ca,
         )
 
         def answering() -> None:
@@ -118,10 +157,12 @@ def serve(
         stack.callback(lambda: home.server_file.unlink(missing_ok=True))
         disconnect = lambda device: broker.disconnect(f"{tenant}/{device}")  # noqa: E731 - one use
         app = make_app(fleet, engine_room.conductor, disconnect, engine_room.counters)
-        asyncio.run(_serve_http(app, listener, answering))
+        asyncio.run(_serve_http(app, listener, context, answering))
 
 
-def _fleet(home: FleetHome, store: FleetStore, clock: Clock, url: str, mqtt: MqttAddress) -> Fleet:
+def _fleet(
+    home: FleetHome, store: FleetStore, clock: Clock, url: str, mqtt: MqttAddress, ca: str
+) -> Fleet:
     keys, key_room = home.online_keys(), home.key_room()
     return Fleet(
         tenant=TenantId(home.settings().tenant),
@@ -136,11 +177,15 @@ def _fleet(home: FleetHome, store: FleetStore, clock: Clock, url: str, mqtt: Mqt
         authority=home.authority(),
         clock=clock,
         mqtt=mqtt,
+        ca=ca,
     )
 
 
 async def _serve_http(
-    app: Callable[..., object], listener: socket.socket, answering: Callable[[], None]
+    app: Callable[..., object],
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    answering: Callable[[], None],
 ) -> None:
     config = uvicorn.Config(
         app,
@@ -151,6 +196,8 @@ async def _serve_http(
         limit_concurrency=_MOST_CONNECTIONS,
         lifespan="off",
     )
+    config.load()
+    config.ssl = context
     server = _Server(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -163,11 +210,13 @@ async def _serve_http(
     await serving
 
 
-def _broker(doorman: Doorman, listen: Listen, last: int) -> EmbeddedBroker:
+def _broker(
+    doorman: Doorman, listen: Listen, last: int, context: ssl.SSLContext | None
+) -> EmbeddedBroker:
     ports = [listen.port] if listen.port or not last else [last, 0]
     for port in ports:
         broker = EmbeddedBroker(
-            doorman.authenticate, doorman.authorize, host=listen.host, port=port
+            doorman.authenticate, doorman.authorize, host=listen.host, port=port, tls=context
         )
         try:
             broker.start()
@@ -209,6 +258,13 @@ def _last_ports(home: FleetHome) -> _Ports:
         return msgspec.json.decode(home.ports_file.read_bytes(), type=_Ports)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return _Ports()
+
+
+def _names(http: Listen, mqtt: Listen, url: str) -> list[str]:
+    """The hosts that a certificate of this server is for."""
+    hosts = ["localhost", "127.0.0.1", "::1", socket.gethostname(), urlsplit(url).hostname or ""]
+    hosts += [_loopback(listen.host) for listen in (http, mqtt)]
+    return [host for host in dict.fromkeys(hosts) if host]
 
 
 def _loopback(host: str) -> str:
