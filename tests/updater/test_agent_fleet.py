@@ -101,11 +101,20 @@ def test_the_whole_road_of_one_device(fleet: FleetProcess, home: Path) -> None:
 @pytest.mark.slow
 def test_an_old_certificate_is_renewed(fleet: FleetProcess, home: Path) -> None:
     path = home / "identity/certificate.pem"
-    first = path.read_bytes()
+    first, key = path.read_bytes(), Identity.load(home / "identity").public_key
     assert (home / "identity/key.pem").stat().st_mode & 0o777 == 0o600
     path.write_bytes(certificate(Identity.load(home / "identity"), time.time(), days=1.0001))
     eventually("a new certificate", lambda: _issued(path))
     assert path.read_bytes() != first
+    assert Identity.load(home / "identity").public_key != key
+    fleet.publish(9, "--encrypt")  # the new key signs, and opens
+    fleet.ended(fleet.roll_out("linear/" + _newest(fleet), **_POLICY), "done")
+
+
+def _newest(fleet: FleetProcess) -> str:
+    return str(
+        max(int(r["release"].split("/")[1]) for r in fleet.client.get("/v1/releases")["releases"])
+    )
 
 
 def _issued(path: Path) -> bool:

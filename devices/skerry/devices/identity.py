@@ -83,11 +83,14 @@ class Identity:
             InputError: the file there is no P-256 key.
             UnavailableError: the folder cannot be written.
         """
-        path = folder / _KEY_FILE
+        path, disk = folder / _KEY_FILE, disk or RealDisk()
         if path.exists():
             return cls.load(folder)
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for place in reversed(missing):
+                disk.sync_folder(place.parent)
         except OSError as error:
             raise UnavailableError(f"cannot make the folder: {error}", where=folder) from error
         key = ec.generate_private_key(ec.SECP256R1())
@@ -96,7 +99,7 @@ class Identity:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        write_atomically(path, pem, mode=0o600, disk=disk or RealDisk())
+        write_atomically(path, pem, mode=0o600, disk=disk)
         return cls(key)
 
     @classmethod

@@ -31,7 +31,7 @@ from skerry.updater.agent.lock import exclusive
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.media import take_asked, update_from
 from skerry.updater.agent.parts import AgentLimits, Observers, Parts, runnable
-from skerry.updater.agent.renewal import RENEWAL_LIMIT_BYTES, Renewal
+from skerry.updater.agent.renewal import RENEWAL_LIMIT_BYTES, Renewal, holders
 from skerry.updater.agent.report import OutboxReporter
 from skerry.updater.agent.rounds import Rounds, guarded
 from skerry.updater.fetch import HttpFetcher
@@ -74,18 +74,16 @@ class AgentProcess:
             UnavailableError: another agent runs in this home, or the disk cannot be written.
         """
         with ExitStack() as stack:
-            identity = Identity.load(self._home / "identity")
-            outbox, recorder = self._open(stack)
-            parts = self._parts(stack, identity, outbox, recorder)
+            parts, outbox, recorder = self._parts(stack)
             serve(parts.store, parts.runtime, parts.reporter, self._log)
             server = Server(parts.runtime, listener=listener)
             server.start()
             stack.callback(server.stop)
             self._log("listening", address=server.address)
             parts.reporter.slots(parts.store.now.slots)
-            self._thread(stack, "uplink", lambda: self._uplink(parts, identity, outbox))
+            self._thread(stack, "uplink", lambda: self._uplink(parts, outbox))
             self._thread(stack, "windows", lambda: self._windows(recorder, outbox))
-            self._rounds(stack, parts, identity).run()
+            self._rounds(stack, parts).run()
         self._log("stopped")
 
     def update_once(self, media: Path) -> str:
@@ -95,8 +93,7 @@ class AgentProcess:
             SkerryError: as `run` and `Updater.poll`.
         """
         with ExitStack() as stack:
-            identity = Identity.load(self._home / "identity")
-            parts = self._parts(stack, identity, *self._open(stack))
+            parts, _, _ = self._parts(stack)
             serve(parts.store, parts.runtime, parts.reporter, self._log)
             return update_from(parts, media)
 
@@ -106,17 +103,18 @@ class AgentProcess:
         stack.callback(outbox.close)
         return outbox, Recorder(self._clock)
 
-    def _parts(
-        self, stack: ExitStack, identity: Identity, outbox: Outbox, recorder: Recorder
-    ) -> Parts:
+    def _parts(self, stack: ExitStack) -> tuple[Parts, Outbox, Recorder]:
+        own = holders(self._home / "identity")
+        self._identity = own[0]
+        outbox, recorder = self._open(stack)
         settings, profile = AgentSettings.load(self._home), probe()
         folder = self._home / "store"
-        keys = Keyring(folder / "keys", settings.device, [identity])
+        keys = Keyring(folder / "keys", settings.device, own)
         latencies = Latencies()
         observers = Observers(recorder, latencies)
         runtime = Runtime(RuntimeOptions(formats=runnable(profile)), observers)
         stack.callback(runtime.close)
-        return Parts(
+        parts = Parts(
             home=self._home,
             settings=settings,
             profile=profile,
@@ -132,29 +130,13 @@ class AgentProcess:
             wake=self._wake,
             chance=random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
+        return parts, outbox, recorder
 
-    def _rounds(self, stack: ExitStack, parts: Parts, identity: Identity) -> Rounds:
+    def _rounds(self, stack: ExitStack, parts: Parts) -> Rounds:
         settings = parts.settings
-        fetcher = HttpFetcher(
-            authorize=lambda: f"Bearer {self._assertion(identity, settings)}",
-            ca_file=self._server_ca(),
-        )
-        stack.callback(fetcher.close)
+        fetcher = self._fetcher(stack, lambda: self._identity)
         downloader = parts.downloader(fetcher, settings.server, self._limits.download)
-        renewal = Renewal(
-            self._home / "identity",
-            identity,
-            settings.device,
-            lambda body: fetcher.send(
-                "POST",
-                f"{settings.server}/v1/renew",
-                body,
-                content_type="application/json",
-                max_bytes=RENEWAL_LIMIT_BYTES,
-            ),
-            self._clock,
-            parts.chance,
-        )
+        renewal = self._renewal(parts)
 
         def carried() -> None:
             if folder := take_asked(self._home):
@@ -178,10 +160,47 @@ class AgentProcess:
             chance=parts.chance,
         )
 
-    def _assertion(self, identity: Identity, settings: AgentSettings) -> str:
-        return identity.assertion(settings.device_id, settings.audience, self._clock.now())
+    def _fetcher(self, stack: ExitStack, who: Callable[[], Identity]) -> HttpFetcher:
+        """The way to the server for the holder of a key."""
+        settings = AgentSettings.load(self._home)
 
-    def _uplink(self, parts: Parts, identity: Identity, outbox: Outbox) -> None:
+        def authorization() -> str:
+            now = self._clock.now()
+            return f"Bearer {who().assertion(settings.device_id, settings.audience, now)}"
+
+        fetcher = HttpFetcher(authorize=authorization, ca_file=self._server_ca())
+        stack.callback(fetcher.close)
+        return fetcher
+
+    def _renewal(self, parts: Parts) -> Renewal:
+        assert parts.store.keys is not None
+
+        def post(holder: Identity, body: bytes) -> bytes:
+            with ExitStack() as call:
+                return self._fetcher(call, lambda: holder).send(
+                    "POST",
+                    f"{parts.settings.server}/v1/renew",
+                    body,
+                    content_type="application/json",
+                    max_bytes=RENEWAL_LIMIT_BYTES,
+                )
+
+        def adopted(fresh: Identity) -> None:
+            self._identity = fresh
+            self._log("key_renewed")
+
+        return Renewal(
+            self._home / "identity",
+            self._identity,
+            parts.settings.device,
+            post,
+            self._clock,
+            parts.chance,
+            keys=parts.store.keys,
+            adopted=adopted,
+        )
+
+    def _uplink(self, parts: Parts, outbox: Outbox) -> None:
         settings = parts.settings
         if settings.mqtt is None:
             return
@@ -192,7 +211,7 @@ class AgentProcess:
             settings.mqtt.port,
             address,
             outbox.boot,
-            lambda: identity.assertion(device, "mqtt", self._clock.now()),
+            lambda: self._identity.assertion(device, "mqtt", self._clock.now()),
             clock=self._clock,
             tls=ssl.create_default_context(cafile=self._server_ca()) if settings.mqtt.tls else None,
         )
