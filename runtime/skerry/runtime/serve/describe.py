@@ -17,6 +17,7 @@ from skerry.runtime.shelf import Shelf
 
 __all__ = [
     "ModelMetadata",
+    "ModelReady",
     "ModelState",
     "Readiness",
     "ServerMetadata",
@@ -57,6 +58,13 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
     parameters: dict[str, Any]
+
+
+class ModelReady(msgspec.Struct, frozen=True):
+    """Whether a model would answer."""
+
+    name: str
+    ready: bool
 
 
 class ModelState(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from skerry.devices.errors import SignatureMismatch, SkerryError
 from skerry.runtime.models import Models
 from skerry.runtime.serve.calls import Outcome, retry_seconds, status_of
 from skerry.runtime.serve.describe import (
+    ModelReady,
     find_model,
     load,
     model_metadata,
@@ -26,6 +27,7 @@ from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Done, Reply, Request, error_reply
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.metrics import Metrics
+from skerry.runtime.serve.openapi import document
 from skerry.runtime.serve.rest_infer import RestCall, read_call, write_answer
 
 __all__ = ["Rest"]
@@ -64,6 +66,7 @@ class Rest:
             _LIVE: lambda: Reply(200, b'{"live":true}'),
             "/v2/health/ready": self._ready,
             "/metrics": self._exposition,
+            "/openapi.json": self._document,
         }
 
     def respond(self, request: Request, done: Done) -> Callable[[], None] | None:
@@ -127,7 +130,7 @@ class Rest:
         if refusal := _refuse_method(request, "GET"):
             return refusal
         if rest:
-            return Reply(200, _encode({"name": info.model, "ready": True}))
+            return Reply(200, _encode(ModelReady(info.model, True)))
         return Reply(200, _encode(model_metadata(info)))
 
     def _infer(self, request: Request) -> RestCall | Reply:
@@ -171,6 +174,10 @@ class Rest:
     def _ready(self) -> Reply:
         found = readiness(self._models)
         return Reply(200 if found.ready else 503, _encode(found))
+
+    def _document(self) -> Reply:
+        found = document(self._models.infos(), token=self._secret is not None)
+        return Reply(200, _encode(found))
 
     def _exposition(self) -> Reply:
         text = self._metrics.text(self._models.infos())

@@ -8,7 +8,7 @@ binary tensor data extension: little-endian, row-major, in the order of the tens
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skerry.devices.errors import SignatureMismatch
 from skerry.runtime.engine.base import Arrays
 from skerry.runtime.serve.elements import (
+    DATATYPES,
     datatype_of,
     dtype_of,
     from_bytes,
@@ -37,13 +38,23 @@ __all__ = [
 ]
 
 
+# What is said of these fields here is for readers of the OpenAPI document: it is checked where an
+# error can name the input.
+_DATATYPE = msgspec.Meta(extra_json_schema={"enum": list(DATATYPES.values())})
+_LENGTH = msgspec.Meta(extra_json_schema={"minimum": 0})
+_DATA = msgspec.Meta(
+    description="flat in row-major order, or nested",
+    extra_json_schema={"type": "array", "items": {}},
+)
+
+
 class RequestInput(msgspec.Struct, frozen=True, gc=False):
-    """An input of a request. `data` is a JSON array, flat in row-major order or nested."""
+    """An input of a request. Without `data` its bytes follow the JSON: `binary_data_size`."""
 
     name: str
-    shape: tuple[int, ...]
-    datatype: str
-    data: msgspec.Raw = msgspec.Raw(b"")
+    shape: tuple[Annotated[int, _LENGTH], ...]
+    datatype: Annotated[str, _DATATYPE]
+    data: Annotated[msgspec.Raw, _DATA] | msgspec.UnsetType = msgspec.UNSET
     parameters: dict[str, Any] | None = None
 
 
@@ -180,6 +191,8 @@ def _array(tensor: RequestInput, text_bytes: int) -> NDArray[Any]:
 def _values(tensor: RequestInput, dtype: np.dtype[Any]) -> Sequence[Any]:
     """The data as a flat list."""
     decoder, where = _FLAT[dtype.kind], where_of(tensor.name)
+    if tensor.data is msgspec.UNSET:
+        raise SignatureMismatch("has neither data nor a binary_data_size", where=where)
     try:
         return decoder.decode(tensor.data)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
