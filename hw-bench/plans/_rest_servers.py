@@ -1,31 +1,37 @@
 """The servers that `runtime_rest.py` compares with, each a process of its own.
 
-    python _rest_servers.py KIND MODEL.onnx
+    python _rest_servers.py KIND MODEL.onnx PORT
 
-Every one answers `POST /v2/models/linear/infer` for one input of 4 floats, prints its port, and
-runs ONNX Runtime with one thread.
+Every one answers `POST /v2/models/linear/infer` for one input of 4 floats, and runs ONNX Runtime
+with one thread, as its own documentation shows it.
 """
 
 import json
-import socket
 import sys
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-KIND, MODEL = sys.argv[1], sys.argv[2]
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])
-INPUT, OUTPUT = session.get_inputs()[0].name, session.get_outputs()[0].name
-
-listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-print(listener.getsockname()[1], flush=True)
+HOST, PATH = "127.0.0.1", "/v2/models/linear/infer"
 
 
-def bare():
+def open_session(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def answer(session, tensor):
+    """The output for one tensor of a request, as the protocol writes it."""
+    x = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
+    y = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return {"name": "y", "shape": list(y.shape), "datatype": "FP32", "data": y.ravel().tolist()}
+
+
+def bare(model, port):
     """The least an ASGI server can do: parse, compute, answer. Nothing is checked."""
+    session = open_session(model)
 
     async def application(_scope, receive, send):
         message = await receive()
@@ -34,26 +40,20 @@ def bare():
             message = await receive()
             body += message["body"]
         tensor = json.loads(body)["inputs"][0]
-        x = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-        y = session.run([OUTPUT], {INPUT: x})[0]
-        answer = {"outputs": [{"name": "y", "shape": y.shape, "data": y.ravel().tolist()}]}
-        data = json.dumps(answer).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(data)),
-        ]
+        data = json.dumps({"outputs": [answer(session, tensor)]}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": data})
 
-    return application
+    uvicorn(application, port)
 
 
-def fastapi():
+def fastapi(model, port):
     """What a FastAPI tutorial gives: pydantic models in and out."""
-    from typing import Any
-
     from fastapi import FastAPI
     from pydantic import BaseModel
+
+    session = open_session(model)
 
     class Tensor(BaseModel):
         name: str
@@ -70,26 +70,73 @@ def fastapi():
 
     application: Any = FastAPI()
 
-    @application.post("/v2/models/linear/infer", response_model=Response)
+    @application.post(PATH, response_model=Response)
     async def infer(request: Request) -> Response:
-        tensor = request.inputs[0]
-        x = np.array(tensor.data, np.float32).reshape(tensor.shape)
-        y = session.run([OUTPUT], {INPUT: x})[0]
-        output = Tensor(name="y", shape=list(y.shape), datatype="FP32", data=y.ravel().tolist())
-        return Response(model_name="linear", outputs=[output])
+        output = answer(session, request.inputs[0].model_dump())
+        return Response(model_name="linear", outputs=[Tensor(**output)])
 
-    return application
+    uvicorn(application, port)
 
 
-if __name__ == "__main__":
+def uvicorn(application, port):
     import uvicorn
 
-    config = uvicorn.Config(
-        {"bare": bare, "fastapi": fastapi}[KIND](),
+    uvicorn.run(
+        application,
+        host=HOST,
+        port=port,
         http="httptools",
         loop="asyncio",
         lifespan="off",
         access_log=False,
         log_level="warning",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+
+
+def mlserver(model, port):
+    """Inference in the server's own process: quicker than in a worker, where the model is small."""
+    import asyncio
+
+    from _mlserver_service import Linear
+    from mlserver import MLServer, ModelSettings, Settings
+    from mlserver.settings import ModelParameters
+
+    async def main():
+        settings = Settings(
+            host=HOST,
+            http_port=port,
+            grpc_port=port + 1,
+            metrics_endpoint=None,
+            parallel_workers=0,
+            debug=False,
+            load_models_at_startup=False,
+        )
+        parameters = ModelParameters(uri=model)
+        linear = ModelSettings(name="linear", implementation=Linear, parameters=parameters)
+        await MLServer(settings).start([linear])
+
+    asyncio.run(main())
+
+
+def litserve(model, port):
+    import litserve
+    from _litserve_service import Linear
+
+    server = litserve.LitServer(Linear(model), accelerator="cpu")
+    server.run(host=HOST, port=port, log_level="warning", generate_client_file=False)
+
+
+def bentoml(model, port):
+    import os
+
+    os.environ["BENTO_MODEL"] = os.path.abspath(model)
+    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+    os.environ["BENTOML_CONFIG_OPTIONS"] = "api_server.logging.access.enabled=false"
+    words = ["-m", "bentoml", "serve", "_bento_service:Linear", "--host", HOST, "--port", str(port)]
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+if __name__ == "__main__":
+    kinds = {one.__name__: one for one in (bare, fastapi, mlserver, litserve, bentoml)}
+    kinds[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
