@@ -9,7 +9,7 @@ class Linear(litserve.LitAPI):
         super().__init__(api_path=PATH)
         self._model = model
 
-    def setup(self, device):
+    def setup(self, device):  # noqa: ARG002 - the form of the library
         self._session = open_session(self._model)
 
     def decode_request(self, request):

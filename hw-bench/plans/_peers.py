@@ -1,7 +1,7 @@
 """Environments of their own for the servers that plans compare with, made once and kept.
 
-They lie under `$XDG_CACHE_HOME/skerry-bench` (or `~/.cache`), never in the project's environment: each
-peer pins an older world than ours.
+They lie under `$XDG_CACHE_HOME/skerry-bench` (or `~/.cache`), never in the project's environment:
+each peer pins a world of its own.
 """
 
 import os

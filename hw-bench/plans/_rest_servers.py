@@ -8,6 +8,7 @@ with one thread, as its own documentation shows it.
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,11 @@ def litserve(model, port):
 def bentoml(model, port):
     import os
 
-    os.environ["BENTO_MODEL"] = os.path.abspath(model)
+    os.environ["BENTO_MODEL"] = str(Path(model).resolve())
     os.environ["BENTOML_DO_NOT_TRACK"] = "true"
     os.environ["BENTOML_CONFIG_OPTIONS"] = "api_server.logging.access.enabled=false"
     words = ["-m", "bentoml", "serve", "_bento_service:Linear", "--host", HOST, "--port", str(port)]
-    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    os.chdir(Path(__file__).parent)
     os.execv(sys.executable, [sys.executable, *words])
 
 

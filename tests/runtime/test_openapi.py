@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from fakes.bundles import make_bundle, make_text_bundle
-from skerry.runtime.models import Shelf
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.listen import Access
 from skerry.runtime.serve.server import Server
+from skerry.runtime.shelf import Shelf
 
 TOKEN = "a token of some length"
 SEED = "1"

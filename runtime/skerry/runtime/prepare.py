@@ -128,7 +128,7 @@ def _load(
         golden = check_golden(bundle.card, chosen, engine, arrays)
         seconds = _warm_up(session, _rows(bundle, arrays, 1), max(1, options.warm_up_runs))
         batch = _rows(bundle, arrays, min(_BATCH_ROWS, golden.rows, options.session.rows))
-        gain = rows_of(batch) * seconds / _warm_up(session, batch, 1)
+        gain = rows_of(batch) * seconds / _warm_up(session, batch, max(1, options.warm_up_runs))
         if options.cache is not None:
             engine = CachingEngine(engine, options.cache, chosen.blob.digest)
             session = Session(bundle.card, chosen, engine, options.session)

@@ -34,6 +34,7 @@ from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.listen import Access, Address
+from skerry.runtime.serve.placement import place
 from skerry.runtime.serve.server import Server
 from skerry.runtime.shelf import Shelf, ShelfLimits
 
@@ -78,6 +79,7 @@ def run(args: Namespace, output: Output) -> int:
     else:
         models = Runtime.open(args.bundle, options)
 
+    limits = ServeLimits(rate=args.rate)
     server = Server(
         models,
         host=http.host,
@@ -85,16 +87,19 @@ def run(args: Namespace, output: Output) -> int:
         uds=args.uds,
         rpc=rpc,
         access=access,
-        limits=ServeLimits(rate=args.rate),
+        limits=limits,
     )
-    server.run(lambda server: output.result(*_announcement(models, server)))
+    server.run(lambda server: output.result(*_announcement(models, server, limits)))
     models.close()
     return 0
 
 
-def _announcement(models: Runtime | Shelf, server: Server) -> tuple[dict[str, Any], str]:
+def _announcement(
+    models: Runtime | Shelf, server: Server, limits: ServeLimits
+) -> tuple[dict[str, Any], str]:
     """What is told when the server answers."""
-    found, at = {"address": server.address}, server.address
+    found: dict[str, Any] = {"address": server.address}
+    at = server.address
     if server.rpc_address:
         found["grpc"] = server.rpc_address
         at += f" and, by gRPC, at {server.rpc_address}"
@@ -103,8 +108,9 @@ def _announcement(models: Runtime | Shelf, server: Server) -> tuple[dict[str, An
         infos = msgspec.to_builtins(models.infos())
         text = f"{len(names)} models answer at {at}: {', '.join(names)}"
         return {**found, "models": infos}, text
-    info = models.info()
-    assert info is not None
+    info, release = models.info(), models.active
+    assert info is not None and release is not None
+    found["placement"] = msgspec.to_builtins(place(release, limits))
     text = f"{info.model} {info.version} ({info.artifact}, {info.engine}) answers at {at}"
     return {**found, **msgspec.to_builtins(info)}, text
 

@@ -12,6 +12,8 @@ from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.models import Models
 from skerry.runtime.prepared import Info
 from skerry.runtime.serve.elements import DATATYPES
+from skerry.runtime.serve.limits import ServeLimits
+from skerry.runtime.serve.placement import place
 from skerry.runtime.serving import State
 from skerry.runtime.shelf import Shelf
 
@@ -109,13 +111,16 @@ def is_ready(models: Models) -> bool:
     return readiness(models).ready
 
 
-def model_metadata(info: Info) -> ModelMetadata:
-    """A model's name, version and signature, and what of it runs here."""
-    parameters = {
+def model_metadata(models: Models, info: Info, limits: ServeLimits) -> ModelMetadata:
+    """A model's name, version and signature, and what of it runs here; how, where it is loaded."""
+    parameters: dict[str, Any] = {
         "artifact": info.artifact,
         "manifest": info.manifest,
         "labels": list(info.labels),
     }
+    runtime = models.loaded(info.model, info.version)
+    if runtime is not None and runtime.active is not None:
+        parameters["placement"] = place(runtime.active, limits)
     return ModelMetadata(
         info.model,
         (info.version,),

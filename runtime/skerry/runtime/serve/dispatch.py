@@ -2,7 +2,8 @@
 
 Threads help because the engines let go of the interpreter lock. What waits for one is bounded, and
 answered at its deadline whether or not the engine has. A thread that becomes free takes all that
-wait and go together as one batch, where the model gains by it: nothing waits for company.
+wait and go together as one batch, where the model gains by it and other threads have their share:
+nothing waits for company.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 from skerry.devices.errors import CancelledError, QuotaError, SkerryError, ThrottledError
@@ -25,6 +28,7 @@ from skerry.runtime.serve.admission import TokenBucket
 from skerry.runtime.serve.calls import Call, Outcome
 from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.metrics import Metrics
+from skerry.runtime.serve.placement import batch_rows, runs_inline, share
 
 __all__ = ["Dispatcher"]
 
@@ -40,7 +44,11 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._bucket = TokenBucket(limits.rate, limits.burst) if limits.rate > 0 else None
         self._threads = limits.threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="skerry-infer")
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._waking = False
+        for number in range(self._threads):
+            Thread(target=self._serve_jobs, name=f"skerry-infer-{number}", daemon=True).start()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="skerry-change")
         self._waiting: deque[_Job] = deque()
         self._under_way = 0
 
@@ -89,6 +97,8 @@ class Dispatcher:
 
     def close(self) -> None:
         """Wait for no thread; what they still do is not answered."""
+        for _ in range(self._threads):
+            self._wake.put(False)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _takes_long(self, runtime: Runtime) -> bool:
@@ -96,11 +106,7 @@ class Dispatcher:
         active = runtime.active
         if active is None:
             return False
-        return (
-            runtime.state == "swapping"
-            or active.isolated
-            or active.row_seconds > self._limits.inline_s
-        )
+        return runtime.state == "swapping" or not runs_inline(active, self._limits)
 
     def _admit(self, bucket: TokenBucket, now: float) -> None:
         if wait := bucket.take(now):
@@ -119,14 +125,26 @@ class Dispatcher:
         job = _Job(call, began, began + seconds, done)
         job.timer = self._loop.call_at(job.expires, self._late, job)
         self._waiting.append(job)
-        self._pool.submit(self._work)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake_threads)
         return partial(self._give_up, job)
 
-    def _work(self) -> None:
-        """In a thread: run what waits, unless another thread has taken it along."""
-        jobs = self._take()
-        if not jobs:
-            return
+    def _wake_threads(self) -> None:
+        """When the loop has read all that had come: what came together may go together."""
+        self._waking = False
+        for _ in range(min(self._threads, len(self._waiting)) - self._wake.qsize()):
+            self._wake.put(True)
+
+    def _serve_jobs(self) -> None:
+        """What each thread does until the end: run what waits."""
+        while self._wake.get():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                while jobs := self._take():
+                    self._work(jobs)
+
+    def _work(self, jobs: list[_Job]) -> None:
+        """In a thread: run `jobs`, which go together."""
         found: Sequence[Outcome]
         first = jobs[0].call
         try:
@@ -146,9 +164,9 @@ class Dispatcher:
     def _take(self) -> list[_Job]:
         """The oldest job that waits, and those behind it that may share its batch."""
         jobs: list[_Job] = []
-        rows, most = 0, 1
+        rows, most, part = 0, 1, share(self._under_way, self._threads)
         with suppress(IndexError):  # another thread was quicker
-            while not jobs or rows < most:
+            while not jobs or (rows < most and len(jobs) < part):
                 job = self._waiting.popleft()
                 if not jobs:
                     most = self._most_rows(job.call)
@@ -166,8 +184,7 @@ class Dispatcher:
         except SkerryError:
             return 1
         active = None if runtime is None else runtime.active
-        gains = active is not None and active.batch_gain >= self._limits.batch_gain
-        return self._limits.batch_rows if gains else 1
+        return 1 if active is None else batch_rows(active, self._limits)
 
     def _ended(self, jobs: list[_Job], found: Sequence[Outcome]) -> None:
         """Back on the loop: answer, unless the deadline has."""

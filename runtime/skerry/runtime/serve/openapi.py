@@ -11,13 +11,22 @@ import msgspec
 import numpy as np
 
 from skerry.runtime.prepared import Info
-from skerry.runtime.serve.describe import ModelMetadata, ModelReady, ModelState, ServerMetadata
+from skerry.runtime.serve.describe import (
+    ModelMetadata,
+    ModelReady,
+    ModelState,
+    Readiness,
+    ServerMetadata,
+)
 from skerry.runtime.serve.elements import DATATYPES
 from skerry.runtime.serve.tensors import InferRequest, InferResponse
 
 __all__ = ["document"]
 
-_TYPES = (InferRequest, InferResponse, ServerMetadata, ModelMetadata, ModelReady, ModelState)
+_TYPES = (
+    *(InferRequest, InferResponse),
+    *(ServerMetadata, ModelMetadata, ModelReady, ModelState, Readiness),
+)
 _REF = "#/components/schemas/{name}"
 _JSON, _OCTETS = "application/json", "application/octet-stream"
 _LONGEST_EXAMPLE = 256
@@ -59,18 +68,21 @@ def document(infos: Sequence[Info], *, token: bool) -> Schema:
 
 def _paths(infos: Sequence[Info]) -> Schema:
     model = _parameter("model", [info.model for info in infos])
-    number = _parameter("version", sorted({info.version for info in infos}))
+    number = _parameter("version", [])
+    number["description"] = "a version, or a label such as stable"
+    if infos:
+        number["schema"]["examples"] = sorted({info.version for info in infos})
     paths = {
         "/v2": {"get": _operation("The server", _ref("ServerMetadata"))},
         "/v2/health/live": {"get": _operation("Whether it runs", _flag("live"))},
         "/v2/health/ready": {
-            "get": _operation("Whether inferences would be answered", _flag("ready"))
+            "get": _operation("Whether inferences would be answered", _ref("Readiness"))
         },
         "/v2/repository/index": {"post": _index()},
         "/metrics": {"get": _operation("Prometheus metrics", {"type": "string"}, form=_TEXT)},
         "/openapi.json": {"get": _operation("This document", {"type": "object"})},
     }
-    paths["/v2/health/ready"]["get"]["responses"]["503"] = _answer(_flag("ready"))
+    paths["/v2/health/ready"]["get"]["responses"]["503"] = _answer(_ref("Readiness"))
     for base, parameters in (
         ("/v2/models/{model}", [model]),
         ("/v2/models/{model}/versions/{version}", [model, number]),

@@ -131,7 +131,7 @@ class Rest:
             return refusal
         if rest:
             return Reply(200, _encode(ModelReady(info.model, True)))
-        return Reply(200, _encode(model_metadata(info)))
+        return Reply(200, _encode(model_metadata(self._models, info, self._limits)))
 
     def _infer(self, request: Request) -> RestCall | Reply:
         words = request.path.split("/")

@@ -163,7 +163,8 @@ class Service:
 
     async def _model_metadata(self, message: bytes, _: float | None) -> bytes:
         request = _parse(pb.ModelMetadataRequest, message)
-        found = model_metadata(find_model(self._models, request.name, request.version or None))
+        info = find_model(self._models, request.name, request.version or None)
+        found = model_metadata(self._models, info, self._limits)
         response = pb.ModelMetadataResponse(
             name=found.name, versions=found.versions, platform=found.platform
         )

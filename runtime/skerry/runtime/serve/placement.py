@@ -1,0 +1,52 @@
+"""Where a model's calls run, and in what company: rules over what its warm-up measured."""
+
+from __future__ import annotations
+
+import msgspec
+
+from skerry.runtime.prepared import Prepared
+from skerry.runtime.serve.limits import ServeLimits
+
+__all__ = ["Placement", "batch_rows", "place", "runs_inline", "share"]
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """What was chosen for a model, and why.
+
+    Attributes:
+        inline: on the event loop; else on one of the threads.
+        batch_rows: the longest batch that waiting calls are joined to; 1 where none are.
+        why: in words.
+    """
+
+    inline: bool
+    batch_rows: int
+    why: str
+
+
+def runs_inline(release: Prepared, limits: ServeLimits) -> bool:
+    """Whether calls run on the event loop: where handing one to a thread would cost more than it
+    gains. An engine in another process may take its whole limit, and never does."""
+    return not release.isolated and release.row_seconds <= limits.inline_s
+
+
+def batch_rows(release: Prepared, limits: ServeLimits) -> int:
+    """The longest batch that waiting calls are joined to; 1 where joining does not pay."""
+    return limits.batch_rows if release.batch_gain >= limits.batch_gain else 1
+
+
+def share(under_way: int, threads: int) -> int:
+    """How many of the calls under way one thread takes, so that the others have their part."""
+    return max(1, -(-under_way // threads))
+
+
+def place(release: Prepared, limits: ServeLimits) -> Placement:
+    """What is chosen for `release`."""
+    row_us, gain = release.row_seconds * 1e6, release.batch_gain
+    if runs_inline(release, limits):
+        least = limits.inline_s * 1e6
+        return Placement(
+            True, 1, f"a row takes {row_us:.0f} us; threads pay from {least:.0f} us on"
+        )
+    why = f"{gain:.2f} times faster in a batch; joining pays from {limits.batch_gain:g} times on"
+    return Placement(False, batch_rows(release, limits), f"a row takes {row_us:.0f} us, {why}")
