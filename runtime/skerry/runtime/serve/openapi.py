@@ -32,10 +32,10 @@ _JSON, _OCTETS = "application/json", "application/octet-stream"
 _LONGEST_EXAMPLE = 256
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
-Schema = dict[str, Any]
+_Schema = dict[str, Any]
 
 
-def document(infos: Sequence[Info], *, token: bool) -> Schema:
+def document(infos: Sequence[Info], *, token: bool) -> _Schema:
     """The document.
 
     Args:
@@ -48,7 +48,7 @@ def document(infos: Sequence[Info], *, token: bool) -> Schema:
         "properties": {"error": {"type": "string", "description": "What is wrong, and where."}},
         "required": ["error"],
     }
-    found: Schema = {
+    found: _Schema = {
         "openapi": "3.1.0",
         "info": {
             "title": "skerry: Open Inference Protocol v2",
@@ -66,7 +66,7 @@ def document(infos: Sequence[Info], *, token: bool) -> Schema:
     return found
 
 
-def _paths(infos: Sequence[Info]) -> Schema:
+def _paths(infos: Sequence[Info]) -> _Schema:
     model = _parameter("model", [info.model for info in infos])
     number = _parameter("version", [])
     number["description"] = "a version, or a label such as stable"
@@ -97,14 +97,14 @@ def _paths(infos: Sequence[Info]) -> Schema:
     return paths
 
 
-def _item(parameters: list[Schema], method: str, operation: Schema) -> Schema:
+def _item(parameters: list[_Schema], method: str, operation: _Schema) -> _Schema:
     return {"parameters": parameters, method: operation}
 
 
-def _infer(infos: Sequence[Info]) -> Schema:
+def _infer(infos: Sequence[Info]) -> _Schema:
     """An inference: JSON, or JSON and the bytes of tensors after it."""
     operation = _of_model("Infer", "InferResponse", 400, 413, 429, 504)
-    content: Schema = {"schema": _ref("InferRequest")}
+    content: _Schema = {"schema": _ref("InferRequest")}
     examples = {
         info.model: {"value": {"inputs": inputs}} for info in infos if (inputs := _rows(info))
     }
@@ -122,9 +122,9 @@ def _infer(infos: Sequence[Info]) -> Schema:
     return operation
 
 
-def _rows(info: Info) -> list[Schema]:
+def _rows(info: Info) -> list[_Schema]:
     """A row of zeros for each input of a model; none where that would be long."""
-    tensors: list[Schema] = []
+    tensors: list[_Schema] = []
     for spec in info.inputs:
         shape = [max(1, length) for length in spec.shape]
         count = math.prod(shape)
@@ -137,7 +137,7 @@ def _rows(info: Info) -> list[Schema]:
     return tensors
 
 
-def _index() -> Schema:
+def _index() -> _Schema:
     states = {"type": "array", "items": _ref("ModelState")}
     operation = _operation("Every model, and whether it is in memory", states, 400, 413)
     ready = {"ready": {"type": "boolean", "description": "Those in memory alone."}}
@@ -147,29 +147,29 @@ def _index() -> Schema:
     return operation
 
 
-def _of_model(summary: str, name: str, *errors: int) -> Schema:
+def _of_model(summary: str, name: str, *errors: int) -> _Schema:
     return _operation(summary, _ref(name), 404, 503, *errors)
 
 
-def _operation(summary: str, schema: Schema, *errors: int, form: str = _JSON) -> Schema:
+def _operation(summary: str, schema: _Schema, *errors: int, form: str = _JSON) -> _Schema:
     responses = {"200": _answer(schema, form)}
     for status in sorted({401, 405, *errors}):
         responses[str(status)] = _answer(_ref("Error"))
     return {"summary": summary, "responses": responses}
 
 
-def _answer(schema: Schema, form: str = _JSON) -> Schema:
+def _answer(schema: _Schema, form: str = _JSON) -> _Schema:
     return {"description": "", "content": {form: {"schema": schema}}}
 
 
-def _parameter(name: str, known: list[str]) -> Schema:
-    schema: Schema = {"type": "string", "minLength": 1}
+def _parameter(name: str, known: list[str]) -> _Schema:
+    schema: _Schema = {"type": "string", "minLength": 1}
     if known:
         schema["enum"] = known
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _flag(name: str) -> Schema:
+def _flag(name: str) -> _Schema:
     return {
         "type": "object",
         "properties": {name: {"type": "boolean"}},
@@ -177,5 +177,5 @@ def _flag(name: str) -> Schema:
     }
 
 
-def _ref(name: str) -> Schema:
+def _ref(name: str) -> _Schema:
     return {"$ref": _REF.format(name=name)}
