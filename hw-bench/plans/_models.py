@@ -28,7 +28,7 @@ def conv_stack(path: Path, layers: int, channels: int = 16, shape: tuple[int, ..
             helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]),
         ]
         name, depth = f"r{layer}", channels
-    head = rng.normal(size=(channels, 10)).astype(np.float32)
+    head = rng.normal(size=(depth, 10)).astype(np.float32)
     weights.append(numpy_helper.from_array(head, "head"))
     nodes += [
         helper.make_node("GlobalAveragePool", [name], ["mean"]),

@@ -19,11 +19,15 @@ PACKAGES = {
 }
 
 
+def cache_folder() -> Path:
+    """Where plans keep what is dear to make."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skerry-bench"
+
+
 def python_of(peer: str) -> Path:
     """The interpreter of a peer's environment, which is made where it is missing."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skerry-bench"
     words = PACKAGES[peer]
-    folder = home / "-".join(words).replace("=", "")
+    folder = cache_folder() / "-".join(words).replace("=", "")
     python = folder / "bin" / "python"
     done = folder / ".installed"
     if not done.exists():
