@@ -74,9 +74,9 @@ def trained() -> nn.Module:
 
 def test_fine_tuning_learns_and_repeats(trained: nn.Module) -> None:
     assert accuracy(trained) > 0.8 > accuracy(fresh())
-    again, loss = finetune(_TUNE, fresh(), bench(fresh()))
+    again, history = finetune(_TUNE, fresh(), bench(fresh()))
     assert save_model(again) == save_model(trained)
-    assert len(loss) == _TUNE.epochs and loss[-1] < loss[0]
+    assert len(history.loss) == _TUNE.epochs and history.loss[-1] < history.loss[0]
     assert not again.training
 
 
@@ -114,7 +114,7 @@ def pruned(trained: nn.Module, **config: object) -> Residual:
     model = fresh()
     model.load_state_dict(trained.state_dict())
     settings = {"ratio": 0.5, "round_to": 4, "epochs": 8, "batch": 32, "learning_rate": 5e-3}
-    found, _ = prune(Prune(**{**settings, **config}), model, bench(trained))  # type: ignore[arg-type]
+    found, _, _ = prune(Prune(**{**settings, **config}), model, bench(trained))  # type: ignore[arg-type]
     assert isinstance(found, Residual)
     return found
 
@@ -154,7 +154,7 @@ def test_a_pruned_model_is_found_again_from_its_weights(trained: nn.Module, tmp_
 
 def test_pruning_twice_is_remembered_as_one_structure(trained: nn.Module, tmp_path: Path) -> None:
     model = pruned(trained, ratio=0.25, epochs=0)
-    model, _ = prune(Prune(ratio=0.4, epochs=0), model, bench(trained))
+    model, _, _ = prune(Prune(ratio=0.4, epochs=0), model, bench(trained))
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save_model(model))
     again = fresh()

@@ -32,6 +32,12 @@ COMMANDS = (
         "skerry.converter.commands.convert",
         "converter",
     ),
+    Entry(
+        "train",
+        "run the training steps of a recipe alone, as on a machine with a GPU",
+        "skerry.converter.commands.train",
+        "converter",
+    ),
     Entry("inspect", "show what a bundle holds", "skerry.runtime.commands.inspect", "onnx"),
     Entry(
         "verify",

@@ -70,7 +70,13 @@ class Cache:
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(self.unfinished(parts), ignore_errors=True)
         return target, False
+
+    def unfinished(self, parts: object) -> Path:
+        """A folder for the state of an entry that is still being made; it outlasts interruptions,
+        and is gone once the entry is there."""
+        return self._folder / f"{fingerprint(parts)}.unfinished"
 
     def arrays(
         self, parts: object, make: Callable[[], Mapping[str, NDArray[Any]]]

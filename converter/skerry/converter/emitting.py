@@ -46,7 +46,7 @@ def emit_all(
     """
     recipe = loaded.file.recipe
     precisions, forms = recipe.quantize.precisions, recipe.target.formats
-    shared = not recipe.step and SOURCE_PRECISION in precisions
+    shared = not recipe.float_steps and SOURCE_PRECISION in precisions
     artifacts: list[Made] = []
     sources: dict[Format, Made] = {}
 

@@ -23,7 +23,7 @@ from skerry.converter.package import Conversion, save
 from skerry.converter.proving import prove
 from skerry.converter.recipe_file import RecipeFile
 from skerry.converter.result import Result
-from skerry.converter.training import trained_model
+from skerry.converter.training import Trainer
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.output import Output
 
@@ -50,12 +50,11 @@ def convert(file: RecipeFile, out: Path, output: Output) -> Result:
         with output.progress("loading model and data"):
             loaded = load(file)
         keys, kept = Keys.of(loaded), Cache(out / "cache")
-        trained, steps = trained_model(loaded, keys, kept, output)
-        models = quantize(loaded, trained, keys, kept, output)
+        models = quantize(loaded, Trainer(loaded, keys, kept, output), keys, kept, output)
         artifacts, sources = emit_all(loaded, models, keys, kept, output)
         proved, baselines = prove(loaded, models, artifacts, sources, keys, kept, output)
         with output.progress("writing report and bundle"):
-            conversion = Conversion(loaded, models, tuple(proved), baselines, steps)
+            conversion = Conversion(loaded, models, tuple(proved), baselines, models.steps)
             result = save(conversion, staging, out)
         kept.forget_unused()
         return result

@@ -13,7 +13,15 @@ from skerry.converter.recipe import Input, OutputTensor
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine.base import Arrays
 
-__all__ = ["Deployable", "Preprocess", "as_tensors", "as_tuple", "example_inputs", "run"]
+__all__ = [
+    "Deployable",
+    "FrontEnd",
+    "Preprocess",
+    "as_tensors",
+    "as_tuple",
+    "example_inputs",
+    "run",
+]
 
 
 class Preprocess(nn.Module):
@@ -100,6 +108,22 @@ class Deployable(nn.Module):
         """The inputs as the model takes them."""
         return tuple(front(x) for front, x in zip(self.front, inputs, strict=True))
 
+    def front_end(self) -> FrontEnd:
+        """`prepare` as a module without the model."""
+        return FrontEnd(self.front)
+
+
+class FrontEnd(nn.Module):
+    """What is done to inputs before the model sees them."""
+
+    def __init__(self, front: nn.ModuleList) -> None:
+        super().__init__()
+        self.front = front
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The inputs as callers pass them → as the model takes them."""
+        return tuple(front(x) for front, x in zip(self.front, inputs, strict=True))
+
 
 def as_tuple(found: object) -> tuple[Tensor, ...]:
     """What a model gave, as a tuple of tensors."""
@@ -127,10 +151,14 @@ def example_inputs(inputs: Mapping[str, Input], rows: int = 2) -> tuple[Tensor, 
 
 @torch.no_grad()
 def run(
-    model: Callable[..., object], batches: Sequence[Arrays], outputs: Sequence[TensorSpec]
+    model: Callable[..., object],
+    batches: Sequence[Arrays],
+    outputs: Sequence[TensorSpec],
+    where: torch.device | None = None,
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """Every output over all batches, by name, rows in order."""
-    found = [as_tuple(model(*as_tensors(batch))) for batch in batches]
+    """Every output over all batches, by name, rows in order; `where` is the model's device."""
+    given = ([one.to(where) for one in as_tensors(batch)] for batch in batches)
+    found = [tuple(one.cpu() for one in as_tuple(model(*inputs))) for inputs in given]
     return {
         spec.name: np.concatenate([one[i].numpy() for one in found])
         for i, spec in enumerate(outputs)

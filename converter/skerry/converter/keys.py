@@ -25,13 +25,15 @@ class Keys:
 
     Attributes:
         source: the model as it was brought, with what the recipe says of its inputs and outputs.
-        trained: that, and the steps.
+        steps: that and the training rows, with one step more in each.
+        trained: the last of them.
         quantized: that, and how ranges are chosen from which rows.
         evaluation: rows and metric.
         profile: the hardware that files are emitted for.
     """
 
     source: str
+    steps: tuple[str, ...]
     trained: str
     quantized: str
     evaluation: str
@@ -55,8 +57,10 @@ class Keys:
                 msgspec.to_builtins(recipe.build),
             ]
         )
-        steps = [msgspec.to_builtins(step) for step in recipe.step]
-        trained = fingerprint([source, dataset_fingerprint(loaded.train), evaluation, steps])
+        said = [msgspec.to_builtins(step) for step in recipe.float_steps]
+        begun = [source, dataset_fingerprint(loaded.train), evaluation, recipe.target.profile]
+        steps = tuple(fingerprint([*begun, said[: i + 1]]) for i in range(len(said)))
+        trained = steps[-1] if steps else fingerprint([*begun, []])
         rows = dataset_fingerprint(loaded.calibration)
         scheme = recipe.quantize
         how: list[object] = [scheme.calibrator, scheme.per_channel, list(scheme.refinements)]
@@ -65,8 +69,8 @@ class Keys:
             gate, formats = msgspec.to_builtins(recipe.gate), list(recipe.target.formats)
             how += [msgspec.to_builtins(scheme.mixed), gate, formats, evaluation]
         profile = recipe.target.profile
-        quantized = fingerprint([trained, rows, *how, profile])
-        return cls(source, trained, quantized, evaluation, profile)
+        quantized = fingerprint([trained, rows, *how, profile, recipe.qat])
+        return cls(source, steps, trained, quantized, evaluation, profile)
 
     def emitted(self, whose: str, form: str, precision: str) -> list[str]:
         """One emitted file."""

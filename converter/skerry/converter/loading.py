@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skerry.converter.data.base import Dataset
-from skerry.converter.data.load import load_dataset
+from skerry.converter.data.load import load_dataset, load_rows
 from skerry.converter.emit import Signature
 from skerry.converter.emit.support import refuse_estimator
 from skerry.converter.graph import Deployable, as_tuple, example_inputs
@@ -21,7 +21,7 @@ from skerry.converter.source.base import ModelSource
 from skerry.converter.source.estimator import Estimator
 from skerry.converter.source.pytorch import PyTorchSource
 from skerry.converter.source.select import open_source
-from skerry.converter.steps.config import Distill
+from skerry.converter.steps.config import Distill, Qat
 from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["Loaded", "load"]
@@ -65,6 +65,10 @@ class Loaded:
         shapes = tuple(spec.shape for spec in self.file.recipe.input.values())
         path = self.file.file("step.weights", weights) if weights else None
         return PyTorchSource(self.file.function("step", factory), path, shapes).module()
+
+    def unlabelled(self, text: str) -> Dataset:
+        """Rows that a step names; their labels mean nothing."""
+        return load_rows(text, self.file.folder, self.file.recipe.input)
 
 
 def load(file: RecipeFile) -> Loaded:
@@ -197,7 +201,8 @@ def _check_students(file: RecipeFile, signature: Signature) -> None:
     for number, step in enumerate(file.recipe.step):
         if not isinstance(step, Distill):
             continue
-        for key, text in (("student", step.student), ("teacher", step.teacher)):
+        teachers = [("teacher", text) for text, _ in step.teachers]
+        for key, text in [("student", step.student), *teachers]:
             if not text:
                 continue
             where = f"step[{number}].{key}"
@@ -222,7 +227,11 @@ def _materials(file: RecipeFile, source: ModelSource) -> dict[str, Path]:
     texts.append(recipe.data.metric)
     for step in recipe.step:
         if isinstance(step, Distill):
-            texts += [step.student, step.teacher, step.weights]
+            texts += [step.student, step.start, step.rows]
+            texts += [text for teacher in step.teachers for text in teacher]
+        if isinstance(step, Qat):
+            texts.append(step.start)
+        texts.append(step.loss)
     for text in texts:
         path = (file.folder / text.partition(".py:")[0]).resolve()
         path = path.with_name(path.name + ".py") if ".py:" in text else path

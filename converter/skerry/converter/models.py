@@ -18,9 +18,11 @@ from skerry.converter.loading import Loaded
 from skerry.converter.mixed import LayerChoice
 from skerry.converter.proof import Outputs
 from skerry.converter.quantize import QuantizedModel, Scheme
+from skerry.converter.quantized_training import QuantizedTraining
 from skerry.converter.raising import calibrated, chosen_layers
 from skerry.converter.recipe import Recipe
-from skerry.converter.training import evaluate
+from skerry.converter.steps.base import StepRecord
+from skerry.converter.training import Trainer, evaluate
 from skerry.devices.output import Output
 from skerry.devices.targets import TARGETS
 
@@ -44,6 +46,7 @@ class Models:
         outputs: of `source`, `floating` and, where int8 is asked for, `quantized`.
         layers: the noise of quantization at every layer, where int8 is asked for.
         chosen: the level of every layer, where the recipe asks for mixed precision.
+        steps: what each step did.
     """
 
     source: nn.Module
@@ -53,6 +56,7 @@ class Models:
     outputs: dict[str, Outputs]
     layers: tuple[LayerNoise, ...]
     chosen: tuple[LayerChoice, ...]
+    steps: tuple[StepRecord, ...] = ()
 
     def named(self, whose: str) -> nn.Module | QuantizedModel:
         """The model called `source`, `floating` or `quantized`."""
@@ -78,7 +82,7 @@ def scheme_of(recipe: Recipe) -> Scheme:
     )
 
 
-def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output: Output) -> Models:
+def quantize(loaded: Loaded, trainer: Trainer, keys: Keys, kept: Cache, output: Output) -> Models:
     """Decide the quantization, once for every format, where the recipe asks for one.
 
     Raises:
@@ -87,28 +91,40 @@ def quantize(loaded: Loaded, trained: nn.Module, keys: Keys, kept: Cache, output
     recipe = loaded.file.recipe
     scheme = scheme_of(recipe)
     chosen: tuple[LayerChoice, ...] = ()
+    trained = trainer.model()
     source, floating = loaded.deployable(loaded.model), loaded.deployable(trained)
 
     @cache
-    def quantized() -> QuantizedModel:
+    def begun() -> QuantizedModel:
         raised = tuple((one.layer, one.level) for one in chosen if one.level != "int8")
         return calibrated(loaded, floating, replace(scheme, raised=(*scheme.raised, *raised)))
+
+    aware = None
+    if recipe.qat is not None:
+        aware = QuantizedTraining(recipe.qat, trainer, begun, trained)
+
+    @cache
+    def quantized() -> QuantizedModel:
+        return begun() if aware is None else aware.model(loaded, keys, kept, output)
 
     with output.progress("running the source"):
         outputs = {"source": kept.arrays(keys.outputs("source"), lambda: evaluate(loaded, source))}
         outputs["floating"] = outputs["source"]
-        if recipe.step:
+        if recipe.float_steps:
             found = kept.arrays(keys.outputs("floating"), lambda: evaluate(loaded, floating))
             outputs["floating"] = found
     layers: tuple[LayerNoise, ...] = ()
+    steps = trainer.records()
     if INT8 in recipe.quantize.precisions:
         chosen = chosen_layers(loaded, floating, outputs, scheme, keys, kept, output)
+        if aware is not None:
+            steps += (aware.record(loaded, keys, kept, output),)
         with output.progress("quantizing"):
             outputs["quantized"] = kept.arrays(
                 keys.outputs("quantized"), lambda: evaluate(loaded, quantized().module)
             )
             layers = _layers(loaded, quantized, keys, kept)
-    return Models(source, floating, quantized, trained, outputs, layers, chosen)
+    return Models(source, floating, quantized, trained, outputs, layers, chosen, steps)
 
 
 def _layers(

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from skerry.converter.emit.support import Level
-from skerry.converter.steps.config import Step
+from skerry.converter.steps.config import Qat, Step
 from skerry.runtime.bundle.card import Format
 
 __all__ = [
@@ -253,10 +253,15 @@ class Build(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         seed: of every random choice.
         threads: of training; part of the result, since sums depend on their order.
+        device: where training steps run: on a CUDA device where there is one (`auto`), or as said.
+        precision: of training before quantization: bfloat16 on a GPU and float32 on a CPU (`auto`),
+            or as said; some CPUs are faster in bfloat16.
     """
 
     seed: _Seed = 0
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -272,3 +277,13 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     target: Target = Target()
     gate: Gate = Gate()
     build: Build = Build()
+
+    @property
+    def float_steps(self) -> tuple[Step, ...]:
+        """The steps before quantization."""
+        return tuple(step for step in self.step if not isinstance(step, Qat))
+
+    @property
+    def qat(self) -> Qat | None:
+        """How the quantized model is trained, if it is."""
+        return next((step for step in self.step if isinstance(step, Qat)), None)

@@ -22,7 +22,7 @@ import msgspec
 from skerry.converter.emit.support import supported_levels, unsupported, unsupported_level
 from skerry.converter.metric import METRICS
 from skerry.converter.recipe import Input, OutputTensor, Recipe
-from skerry.converter.steps.config import Distill
+from skerry.converter.steps.config import Distill, Qat
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError, RecipeError
 from skerry.devices.ids import ModelName
@@ -365,15 +365,56 @@ def _check_data(file: RecipeFile, key: str, text: str) -> None:
 def _check_steps(file: RecipeFile) -> None:
     for number, step in enumerate(file.recipe.step):
         key = f"step[{number}]"
-        if not file.recipe.data.train:
+        if not file.recipe.data.train and not (isinstance(step, Distill) and step.rows):
             raise file.wrong(key, "there is nothing to train on", "add data.train")
+        if step.loss:
+            file.function(f"{key}.loss", step.loss)
+        if step.augment and next(iter(file.recipe.input.values())).picture is None:
+            raise file.wrong(
+                f"{key}.augment", "the first input is no picture", "leave this key out"
+            )
         if isinstance(step, Distill):
-            if step.student:
-                file.function(f"{key}.student", step.student)
-            if step.teacher:
-                file.function(f"{key}.teacher", step.teacher)
-            if step.weights:
-                file.file(f"{key}.weights", step.weights)
+            _check_distill(file, key, step)
+        if isinstance(step, Qat):
+            _check_qat(file, number)
+
+
+def _check_distill(file: RecipeFile, key: str, step: Distill) -> None:
+    if step.student:
+        file.function(f"{key}.student", step.student)
+    if step.start:
+        file.file(f"{key}.start", step.start)
+        if not step.student:
+            raise file.wrong(
+                f"{key}.start", "there is no student to begin with them", "name its factory"
+            )
+    if step.rows:
+        _check_data(file, f"{key}.rows", step.rows)
+        if step.hard_share > 0:
+            raise file.wrong(f"{key}.hard_share", "the step's rows have no labels", "set it to 0")
+    given = (step.weights,) if isinstance(step.weights, str) else step.weights
+    if len([one for one in given if one]) > len(step.teachers):
+        raise file.wrong(
+            f"{key}.weights",
+            f"{len(given)} files for {len(step.teachers)} teachers",
+            "name one teacher per file",
+        )
+    for factory, weights in step.teachers:
+        file.function(f"{key}.teacher", factory)
+        if weights:
+            file.file(f"{key}.weights", weights)
+
+
+def _check_qat(file: RecipeFile, number: int) -> None:
+    if number + 1 < len(file.recipe.step):
+        raise file.wrong(f"step[{number}]", "qat is not the last step", "move it behind all others")
+    step = file.recipe.step[number]
+    if isinstance(step, Qat) and step.start:
+        file.file(f"step[{number}].start", step.start)
+    if "int8" not in file.recipe.quantize.precisions:
+        raise file.wrong(
+            f"step[{number}]", "nothing is quantized to int8", "add int8 to quantize.precisions"
+        )
 
 
 def _check_targets(file: RecipeFile) -> None:

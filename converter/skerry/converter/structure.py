@@ -1,4 +1,4 @@
-"""Which channels of a model were removed, so that the same can be done to a fresh one.
+"""What was taken out of a model, so that the same can be done to a fresh one.
 
 A pruned model is its factory's module after a list of removals. The list is kept beside the
 weights, and a later version begins from the pruned model without pruning again.
@@ -36,10 +36,18 @@ class Removal(msgspec.Struct, frozen=True):
     channels: tuple[int, ...]
 
 
-class Structure(msgspec.Struct, frozen=True):
-    """All removals, in order."""
+class Structure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model is, beside what its factory makes.
+
+    Attributes:
+        removals: all channels that were removed, in order.
+        skipped: blocks that hand on what they are given, by name.
+        sparse: parameters whose zeros are meant to stay, by name.
+    """
 
     removals: tuple[Removal, ...] = ()
+    skipped: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
     def encode(self) -> str:
         """The structure as JSON."""
@@ -76,21 +84,37 @@ def apply_structure(
     Raises:
         InputError: the model has no such layer or channel.
     """
+    _remove(model, structure, shapes, where)
+    for name in structure.skipped:
+        if name not in dict(model.named_modules()):
+            raise _lacks(name, where)
+        model.set_submodule(name, nn.Identity())
+    structure.remember(model)
+
+
+def _remove(
+    model: nn.Module, structure: Structure, shapes: tuple[tuple[int, ...], ...], where: Path
+) -> None:
+    if not structure.removals:
+        return
     modules = dict(model.named_modules())
     for removal in structure.removals:
         layer = modules.get(removal.layer)
         width = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
         if layer is None or not removal.channels or max(removal.channels) >= width:
-            raise InputError(
-                f"the weights were pruned in {removal.layer}, which this model lacks",
-                where=where,
-                remedy="give the factory that the pruned model was made of",
-            )
+            raise _lacks(removal.layer, where)
     examples = [torch.zeros(2, *shape) for shape in shapes]
     graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=examples)
     history = [(one.layer, one.outputs, list(one.channels)) for one in structure.removals]
     graph.load_pruning_history(history)
-    structure.remember(model)
+
+
+def _lacks(layer: str, where: Path) -> InputError:
+    return InputError(
+        f"the weights were pruned in {layer}, which this model lacks",
+        where=where,
+        remedy="give the factory that the pruned model was made of",
+    )
 
 
 def save_model(model: nn.Module) -> bytes:
@@ -98,5 +122,5 @@ def save_model(model: nn.Module) -> bytes:
     same model."""
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     structure = Structure.of(model)
-    metadata = {STRUCTURE_KEY: structure.encode()} if structure.removals else None
+    metadata = {STRUCTURE_KEY: structure.encode()} if structure != Structure() else None
     return save(state, metadata)

@@ -28,6 +28,8 @@ class Target:
         activations: type of ONNX activations. ONNX Runtime fuses uint8 on x86-64 where it leaves
             int8 in floating point; its Arm kernels take int8 as it is.
         per_channel: whether weights may have one scale for each output channel.
+        channels: what numbers of channels are best multiples of, since kernels work on so many
+            at once (a vector of them; XNNPACK's and MLAS's tiles).
     """
 
     arch: str = ""
@@ -35,6 +37,7 @@ class Target:
     weight_bits: Literal[7, 8] = 8
     activations: Literal["uint8", "int8"] = "uint8"
     per_channel: bool = True
+    channels: int = 8
 
     @property
     def weight_limit(self) -> int:
@@ -44,7 +47,7 @@ class Target:
 
 # The first row that fits a machine is its own.
 TARGETS: Mapping[str, Target] = {
-    "x86-64-vnni": Target(arch="x86_64", needs=("avx512_vnni", "avx_vnni")),
+    "x86-64-vnni": Target(arch="x86_64", needs=("avx512_vnni", "avx_vnni"), channels=16),
     "x86-64": Target(arch="x86_64", weight_bits=7),
     "aarch64-dotprod": Target(arch="aarch64", needs=("asimddp",), activations="int8"),
     "aarch64": Target(arch="aarch64", activations="int8"),

@@ -21,7 +21,7 @@ from skerry.converter.recipe import Input
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError
 
-__all__ = ["load_dataset"]
+__all__ = ["load_dataset", "load_rows"]
 
 _LABEL = "label"
 
@@ -40,25 +40,8 @@ def load_dataset(
         InputError: it cannot be read, is empty, lacks an array, or its shapes, dtypes or labels
             do not fit.
     """
-    function = UserFunction.parse(text, folder)
-    path = (folder / text).resolve()
-    names: tuple[str, ...] = ()
-    if function:
-        arrays = _called(function)
-    elif text.endswith(".npz"):
-        arrays = _npz(path)
-    elif text.endswith(".parquet"):
-        arrays = read_parquet(path, inputs, _LABEL)
-    else:
-        arrays, names = _pictures(path, inputs)
-    where = str(function or text)
-    for name in [*inputs, _LABEL]:
-        if name not in arrays:
-            raise InputError(
-                f"there is no array {name!r}",
-                where=where,
-                remedy=f"give arrays named {', '.join([*inputs, _LABEL])}; it has {_names(arrays)}",
-            )
+    where, arrays, names = _read(text, folder, inputs)
+    _check_named(where, arrays, [*inputs, _LABEL])
     labels = arrays[_LABEL]
     if labels.ndim == 0 or len(labels) == 0:
         raise InputError("the data set is empty", where=where, remedy="give at least one row")
@@ -73,6 +56,56 @@ def load_dataset(
     if classes is not None:
         _check_labels(where, labels, classes)
     return Dataset(where, taken, labels, names)
+
+
+def load_rows(text: str, folder: Path, inputs: Mapping[str, Input]) -> Dataset:
+    """Load and check rows whose labels, if there are any, are not looked at.
+
+    Returns:
+        The rows, with labels that are all 0.
+
+    Raises:
+        InputError: as `load_dataset`, but for labels.
+    """
+    where, arrays, _ = _read(text, folder, inputs)
+    _check_named(where, arrays, list(inputs))
+    taken = {name: _fitting(where, name, arrays[name], spec) for name, spec in inputs.items()}
+    counts = {len(array) for array in taken.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError(
+            "the inputs have no rows, or not equally many",
+            where=where,
+            remedy="give one row of each input per sample",
+        )
+    return Dataset(where, taken, np.zeros(counts.pop(), np.int64))
+
+
+def _read(
+    text: str, folder: Path, inputs: Mapping[str, Input]
+) -> tuple[str, dict[str, NDArray[Any]], tuple[str, ...]]:
+    """What to call it in messages, its arrays, and class names where it has some."""
+    function = UserFunction.parse(text, folder)
+    path = (folder / text).resolve()
+    names: tuple[str, ...] = ()
+    if function:
+        arrays = _called(function)
+    elif text.endswith(".npz"):
+        arrays = _npz(path)
+    elif text.endswith(".parquet"):
+        arrays = read_parquet(path, inputs, _LABEL)
+    else:
+        arrays, names = _pictures(path, inputs)
+    return str(function or text), arrays, names
+
+
+def _check_named(where: str, arrays: Mapping[str, Any], wanted: list[str]) -> None:
+    for name in wanted:
+        if name not in arrays:
+            raise InputError(
+                f"there is no array {name!r}",
+                where=where,
+                remedy=f"give arrays named {', '.join(wanted)}; it has {_names(arrays)}",
+            )
 
 
 def _names(arrays: Mapping[str, Any]) -> str:

@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
+import torch
 from torch import nn
 
-from skerry.converter.steps.base import Workbench
-from skerry.converter.steps.config import Distill
-from skerry.converter.steps.training import distillation_loss, fit, soft_targets
+from skerry.converter.graph import as_tuple
+from skerry.converter.steps.base import TrainingSet, Workbench
+from skerry.converter.steps.config import Distill, Prune
+from skerry.converter.steps.hints import Hints
+from skerry.converter.steps.objective import FromTeachers, Teachers
+from skerry.converter.steps.removing import Removing, remove_blocks
+from skerry.converter.steps.training import History, fit
 from skerry.devices.errors import InputError
 
 __all__ = ["distill"]
 
 
-def distill(
-    config: Distill, model: nn.Module, bench: Workbench
-) -> tuple[nn.Module, tuple[float, ...]]:
-    """Train the student, new or as it is, on the teacher's soft targets.
+def distill(config: Distill, model: nn.Module, bench: Workbench) -> tuple[nn.Module, History]:
+    """Train the student, new or as it is, on the teachers' soft targets.
 
     Returns:
-        The student and its loss by epoch.
+        The student and its losses by epoch.
 
     Raises:
-        InputError: the two do not give the same number of scores.
+        InputError: the two do not give the same number of scores, or a hint names no layer.
     """
-    teacher = bench.factory(config.teacher, config.weights) if config.teacher else bench.source
-    logits = soft_targets(teacher, bench.training)
-    student = bench.factory(config.student, "") if config.student else model
-    given = soft_targets(student, bench.training)
-    if given.shape != logits.shape:
+    bench = replace(bench, training=_rows(config, bench))
+    named = [bench.factory(factory, weights) for factory, weights in config.teachers]
+    models = named or [_apart(bench.source, model)]
+    student = bench.factory(config.student, config.start) if config.student else model
+    if config.depth < 1:
+        remove_blocks(student, config.depth, bench)
+    if config.width < 1:
+        narrower = Prune(ratio=1 - config.width, most=1, round_to=0)
+        Removing(narrower, student, bench).to(1)
+    example = bench.training.example()
+    teachers = Teachers(models)
+    _check(student, teachers, example)
+    if config.epochs == 0:
+        return student.eval(), History()
+    if not config.augment and not config.hints:
+        teachers = Teachers(models, bench.training)
+    hints = Hints(config.hints, student, models[0], example) if config.hints else None
+    own = bench.function(config.loss) if config.loss else None
+    objective = FromTeachers(teachers, config.temperature, config.hard_share, hints, own)
+    return student, fit(student, config, bench, objective)
+
+
+def _apart(source: nn.Module, model: nn.Module) -> nn.Module:
+    """The source as a teacher; a copy where it is the student too."""
+    return copy.deepcopy(source) if source is model else source
+
+
+def _rows(config: Distill, bench: Workbench) -> TrainingSet:
+    return bench.unlabelled(config.rows) if config.rows else bench.training
+
+
+@torch.no_grad()
+def _check(student: nn.Module, teachers: Teachers, example: tuple[torch.Tensor, ...]) -> None:
+    wanted = teachers.ask(example).shape
+    given = as_tuple(student.eval()(*example))[0].shape
+    if given != wanted:
         raise InputError(
-            f"the student gives {list(given.shape[1:])} scores a row, "
-            f"the teacher {list(logits.shape[1:])}",
+            f"the student gives {list(given[1:])} scores a row, the teacher {list(wanted[1:])}",
             remedy="let both have the same classes",
         )
-    loss = distillation_loss(logits, bench.training.labels, config.temperature, config.hard_share)
-    return student, fit(student, config, bench, loss)

@@ -6,13 +6,13 @@ from torch import nn
 
 from skerry.converter.steps.base import Workbench
 from skerry.converter.steps.config import Finetune
-from skerry.converter.steps.training import fit, label_loss
+from skerry.converter.steps.objective import FromLabels
+from skerry.converter.steps.training import History, fit
 
 __all__ = ["finetune"]
 
 
-def finetune(
-    config: Finetune, model: nn.Module, bench: Workbench
-) -> tuple[nn.Module, tuple[float, ...]]:
-    """Train `model` in place. Returns it and its loss by epoch."""
-    return model, fit(model, config, bench, label_loss(bench.training.labels))
+def finetune(config: Finetune, model: nn.Module, bench: Workbench) -> tuple[nn.Module, History]:
+    """Train `model` in place. Returns it and its losses by epoch."""
+    own = bench.function(config.loss) if config.loss else None
+    return model, fit(model, config, bench, FromLabels(own))
