@@ -162,7 +162,7 @@ def test_a_second_run_that_changes_a_gate_does_no_work_again(project: Path) -> N
     model = project / "model.py"
     model.write_text(model.read_text() + "\n# changed\n")
     assert convert(project, out) == ExitCode.OK
-    trained = {name for name in kept if name.endswith("records.json")}
+    trained = {name for name in kept if name.endswith("record.json")}
     assert trained and not trained & set(files(out / "cache"))
     assert result(out)["artifacts"][0]["sha256"] == first["artifacts"][0]["sha256"]
 

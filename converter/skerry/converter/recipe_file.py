@@ -22,7 +22,7 @@ import msgspec
 from skerry.converter.emit.support import supported_levels, unsupported, unsupported_level
 from skerry.converter.metric import METRICS
 from skerry.converter.recipe import Input, OutputTensor, Recipe
-from skerry.converter.steps.config import Distill, Qat
+from skerry.converter.steps.config import Distill, Prune, Qat
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError, RecipeError
 from skerry.devices.ids import ModelName
@@ -375,6 +375,10 @@ def _check_steps(file: RecipeFile) -> None:
             )
         if isinstance(step, Distill):
             _check_distill(file, key, step)
+        if isinstance(step, Prune) and not (step.ratio or step.ratios or step.depth < 1):
+            raise file.wrong(
+                f"{key}.ratio", "nothing says what to remove", "add this key, ratios or depth"
+            )
         if isinstance(step, Qat):
             _check_qat(file, number)
 

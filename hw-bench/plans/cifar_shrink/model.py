@@ -1,4 +1,4 @@
-"""CIFAR ResNets (He et al. 2015, section 4.2) with option-A shortcuts, as the public weights are."""
+"""CIFAR ResNets (He et al. 2015, section 4.2) with shortcuts as the public weights have them."""
 
 import torch
 from torch import Tensor, nn
