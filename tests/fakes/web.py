@@ -191,6 +191,7 @@ def certificate(identity: Identity, now: float, days: float = 365.0) -> bytes:
 def make_home(fleet: Fleet, home: Path, url: str, **settings: Any) -> Path:
     """The home of a device that has enrolled with the server at `url`."""
     identity = Identity.create(home / "identity")
+    fleet.holder = identity.public_key
     trust = TrustedClient(
         home / "trust", fleet.fetcher, device=DEVICE, server=SERVER, clock=fleet.clock
     )

@@ -4,7 +4,8 @@
 
 Each update is killed once or twice: mostly the worker alone, sometimes the parent with it. After a
 kill the device must answer with the old or the new release; each update must come to its end by
-itself; and while the parent lives, no call may fail that is sent a second time.
+itself; and while the parent lives, no call may fail that is sent a second time. Every other release
+is sealed.
 """
 
 import argparse
@@ -64,6 +65,7 @@ class Result:
     worker_kills: int = 0
     process_kills: int = 0
     updates: int = 0
+    sealed_updates: int = 0
     by_state: Counter[str] = field(default_factory=Counter)
     answered_by: Counter[str] = field(default_factory=Counter)
     calls: int = 0
@@ -213,7 +215,9 @@ def torture(folder: Path, kills: int, seed: int, say: Callable[[str], None]) -> 
     with _device(folder) as (fleet, home, agent, caller):
         while result.kills < kills:
             counter += 1
-            fleet.assign(fleet.publish(counter, shift=float(counter), golden_rows=_ROWS))
+            how = {"sealed": counter % 2 == 0, "shift": float(counter), "golden_rows": _ROWS}
+            result.sealed_updates += how["sealed"]
+            fleet.assign(fleet.publish(counter, **how))
             for _ in range(chance.choice([1, 1, 2])):
                 if result.kills < kills:
                     _kill(home, agent, caller, chance, result, counter)

@@ -136,3 +136,28 @@ def test_no_patch_shows_what_was_sealed(fleet: FleetProcess, tmp_path: Path) -> 
         done = fleet.ended(fleet.roll_out("linear/4", targets=["three"], **_POLICY), "done")
         row = next(row for row in done["devices"] if row["device"] == "three")
         assert row["delta_bytes"] == row["full_bytes"] and _active(three) == "linear/4"
+
+
+@pytest.mark.slow
+def test_a_stick_carries_a_sealed_release(fleet: FleetProcess, tmp_path: Path) -> None:
+    claim, home, stick = tmp_path / "claim.json", tmp_path / "home", tmp_path / "stick"
+    claim.write_text(json.dumps(fleet.client.post("/v1/claims", {"device": "five"})))
+    assert main(["agent", "enrol", "--home", str(home), "--claim", str(claim)]) == 0
+    fleet.publish(7, "--encrypt")
+    newest = max(release["counter"] for release in _releases(fleet))
+    rollout = fleet.roll_out(f"linear/{newest}", targets=["five"], **_POLICY)
+
+    def offered() -> bool:
+        return "assigned" in [row["state"] for row in fleet.client.rollout(rollout)["devices"]]
+
+    eventually("the offer", offered)
+    words = ["fleet", "media", "--home", str(fleet.home), "--out", str(stick)]
+    assert main([*words, "--device", "five"]) == 0
+    assert main([*words, "--device", "five"]) == 0  # what is there already is left
+    assert main([*words, "--device", "nobody"]) != 0
+    assert _shown(stick, _hidden(fleet.folder)) == []
+    done = [*_COMMAND, "update", "--home", str(home), "--media", str(stick), "--trial", "0.1"]
+    assert subprocess.run(done, check=False).returncode == 0
+    assert _active(home) == f"linear/{newest}"
+    assert _shown(home, _hidden(fleet.folder)) == []
+    fleet.client.rollout(rollout, "abort")

@@ -4,7 +4,7 @@ from skerry.updater.repository.director import DirectorLimits, DirectorRepositor
 from skerry.updater.repository.founding import Holders, OfflineLimits
 from skerry.updater.repository.image import ImageLimits, ImageRepository
 from skerry.updater.repository.keys import OnlineKeys, OnlinePublic
-from skerry.updater.repository.media import write_media
+from skerry.updater.repository.media import Medium, collect_media, write_media
 from skerry.updater.repository.offline import OfflineRepository
 from skerry.updater.repository.releases import Release
 from skerry.updater.repository.store import FolderMetadata, MetadataStore
@@ -16,11 +16,13 @@ __all__ = [
     "Holders",
     "ImageLimits",
     "ImageRepository",
+    "Medium",
     "MetadataStore",
     "OfflineLimits",
     "OfflineRepository",
     "OnlineKeys",
     "OnlinePublic",
     "Release",
+    "collect_media",
     "write_media",
 ]

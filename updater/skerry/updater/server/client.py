@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -17,7 +18,9 @@ from skerry.devices.errors import (
     TrustError,
     UnavailableError,
 )
+from skerry.devices.files import replacing
 from skerry.updater.fetch import BusyError, HttpFetcher, RefusedError, fetch_bytes
+from skerry.updater.sealing import Parcel
 
 __all__ = ["FleetClient"]
 
@@ -85,6 +88,25 @@ class FleetClient:
                     "POST", url, data, content_type="application/json", max_bytes=_ANSWER_BYTES
                 )
             )
+
+    def save(self, path: str, file: Path, parcel: Parcel) -> None:
+        """Write the blob that `GET {path}` answers to `file`; what it holds is a device's to judge.
+
+        Raises:
+            UnavailableError: it is shorter than it must be. Others as `HttpFetcher.open`.
+        """
+        url = self._url + path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            _told_plainly(),
+            self._http.open(url, max_bytes=parcel.size) as body,
+            replacing(file) as out,
+        ):
+            size = 0
+            for chunk in body:
+                size += out.write(chunk)
+            if size != parcel.size:
+                raise UnavailableError(f"ended after {size} of {parcel.size} bytes", where=url)
 
     def rollout(
         self, rollout_id: str, verb: Literal["", "start", "pause", "resume", "abort"] = ""

@@ -5,6 +5,7 @@
   skerry fleet claims create --home DIR --out claim.json
   skerry fleet rollout create digits/2 --home DIR --canary 1 --soak 60 --start
   skerry fleet devices --home DIR
+  skerry fleet media --home DIR --device NAME --out /media/stick
 
 All but init and serve speak to a running server: the one of --home, or --server with --token-file.
 """
@@ -23,7 +24,7 @@ import msgspec
 from skerry.devices.clock import SystemClock
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import write_atomically
-from skerry.devices.output import Output
+from skerry.devices.output import Output, human_bytes
 from skerry.updater.server import show
 from skerry.updater.server.client import FleetClient
 
@@ -82,9 +83,12 @@ def _configure_asking(actions: Any) -> None:
     events.add_argument("--limit", type=int, default=50)
     revoke = actions.add_parser("revoke", help="deny a device from now on")
     revoke.add_argument("device", metavar="NAME")
+    media = actions.add_parser("media", help="write a stick for devices without a network")
+    media.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the medium")
+    media.add_argument("--device", action="append", required=True, metavar="NAME")
     audit = actions.add_parser("audit", help="who did what")
     audit.add_argument("--verify", action="store_true", help="check the chain of digests")
-    for parser in (create, devices, releases, events, revoke, audit):
+    for parser in (create, devices, releases, events, revoke, media, audit):
         _add_server(parser)
 
 
@@ -150,6 +154,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
         case "revoke":
             document = client.post(f"/v1/devices/{quote(args.device, safe='')}/revoke")
             output.result(document, f"{args.device} is denied from now on")
+        case "media":
+            return _media(client, args, output)
         case "audit":
             return _audit(client, args.verify, output)
     return 0
@@ -234,6 +240,25 @@ def _claim(args: argparse.Namespace, output: Output) -> int:
     write_atomically(args.out, msgspec.json.format(msgspec.json.encode(claim)), mode=0o600)
     text = f"wrote {args.out}, good for one device for {args.minutes:g} minutes"
     output.result({**claim, "out": str(args.out)}, text)
+    return 0
+
+
+def _media(client: FleetClient, args: argparse.Namespace, output: Output) -> int:
+    from skerry.updater.repository import Medium
+
+    blobs = sent = 0
+    with output.progress("writing the medium") as progress:
+        for device in args.device:
+            medium = Medium.parse(client.get(f"/v1/media/{quote(device, safe='')}"))
+            for parcel in medium.missing(args.out):
+                place = medium.place(args.out, parcel)
+                client.save(f"/v1/blobs/sha256/{parcel.name}", place, parcel)
+                blobs, sent = blobs + 1, sent + parcel.size
+                progress.advance(parcel.size, parcel.blob.digest.short)
+            medium.write(args.out)
+    document = {"out": str(args.out), "devices": args.device, "blobs": blobs, "bytes": sent}
+    text = f"wrote {args.out} for {', '.join(args.device)}: {blobs} blobs, {human_bytes(sent)}"
+    output.result(document, f"{text}\nnext: skerry agent update --home DIR --media {args.out}")
     return 0
 
 

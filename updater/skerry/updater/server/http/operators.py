@@ -12,13 +12,16 @@ import anyio
 import anyio.from_thread
 import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
+from skerry.devices.digest import Descriptor, Digest
 from skerry.devices.errors import InputError, QuotaError
+from skerry.devices.ids import DeviceId
 from skerry.devices.output import human_bytes
 from skerry.runtime.bundle.reader import Bundle
-from skerry.updater.repository import Release
-from skerry.updater.sealing import Parcel, parcel_of, parcels
+from skerry.updater.repository import Release, collect_media
+from skerry.updater.sealing import Envelope, Parcel, parcel_of, parcels
 from skerry.updater.server.enrol import create_claim
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.http.access import (
@@ -68,6 +71,36 @@ async def _put_blob(request: Request, name: str) -> Response:
         await run_in_threadpool(fleet.blobs.take, parcel, _chunks(request.stream()))
     document = {"digest": str(parcel.blob.digest), "size": parcel.size}
     return answer(document, 200 if there else 201)
+
+
+@router.get("/blobs/sha256/{name}")
+def _get_blob(request: Request, name: str) -> Response:
+    """A blob as it lies here, for an operator's medium."""
+    operator_of(request)
+    digits, _, key = name.partition(".")
+    try:
+        path = fleet_of(request).blobs.file(Parcel(Descriptor(Digest.from_hex(digits), 0), key))
+    except InputError as error:
+        raise HTTPException(404, "no such blob") from error
+    if not path.is_file():
+        raise HTTPException(404, "no such blob")
+    return FileResponse(path, media_type="application/octet-stream")
+
+
+@router.get("/media/{device}")
+def _media(request: Request, device: str) -> Response:
+    """What a medium for one device holds: metadata, its keys, and the names of its blobs."""
+    fleet, operator = fleet_of(request), operator_of(request)
+    known = fleet.store.registry.device(device) if is_device_id(device) else None
+    if known is None or known.revoked_at:
+        raise HTTPException(404, f"no device {device[:80]!r}")
+
+    def hand_out(name: DeviceId, key: str) -> Envelope:
+        return fleet.keys.hand_out(key, name, known.certificate)
+
+    found = collect_media(fleet.image, fleet.director, DeviceId(device), fleet.blobs, hand_out)
+    fleet.store.audit.append(operator.name, "media.write", device, "", fleet.clock.now())
+    return answer(found.document())
 
 
 @router.put("/keys/{key}")
