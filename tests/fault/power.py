@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ if __name__ == "__main__":
 from fakes.disk import After, CuttableDisk, PowerCut, QuickDisk
 from fakes.operator import SERVER
 from fakes.rig import Fleet, LightModels, ListReporter, Rig
+from skerry.bench.machine import read_machine
 from skerry.devices.errors import GoldenError, SkerryError, UnavailableError
 from skerry.devices.files import Disk
 from skerry.updater.agent.health import HealthLimits
@@ -307,27 +309,46 @@ def _finishes(scenario: Scenario, what: str) -> None:
     assert not left, f"{what}: {left}"
 
 
+def _rows(file: Path | None, scenarios: set[str]) -> list[dict[str, Any]]:
+    """The rows in `file` of `scenarios`, which were cut before."""
+    if file is None or not file.exists():
+        return []
+    rows = json.loads(file.read_text())["rows"]
+    return [row for row in rows if row["scenario"] in scenarios]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=[kind.name for kind in SCENARIOS],
+        help="only this one; the rows of the others stay in FILE",
+    )
     args = parser.parse_args()
-    rows, began = [], time.monotonic()
+    chosen = [kind for kind in SCENARIOS if not args.scenario or kind.name in args.scenario]
+    before = _rows(args.out, {kind.name for kind in SCENARIOS} - {kind.name for kind in chosen})
+    rows = []
     shared = Path("/dev/shm")
     base = shared if os.access(shared, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="skerry-power-", dir=base) as name:
-        for kind in SCENARIOS:
+        for kind in chosen:
             for after, twice in (("lost", False), ("kept", False), ("torn", False), ("torn", True)):
                 folder = Path(name) / f"{kind.__name__}-{after}-{twice}"
+                began = time.monotonic()
                 count = cut_everywhere(kind(folder), after, args.seed, twice=twice)
-                rows.append({**asdict(count), "unsynced": after, "cut_again": twice})
+                how = {"unsynced": after, "cut_again": twice, "seed": args.seed}
+                rows.append({**asdict(count), **how, "seconds": round(time.monotonic() - began, 1)})
                 print(json.dumps(rows[-1]), flush=True)
+    rows = before + rows
     document = {
         "what": "the power fails at every write, sync, rename and unlink of an update",
-        "seed": args.seed,
+        "machine": msgspec.to_builtins(read_machine()),
         "cuts": sum(row["cuts"] for row in rows),
         "survived": sum(row["survived"] for row in rows),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
         "rows": rows,
     }
     if args.out:
