@@ -31,15 +31,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs="*", default=list(range(1, _STEPS + 1)))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--more", action="store_true", help="keep what FILE says of other steps")
     args = parser.parse_args()
     print(f"seed {args.seed}")
-    delays = random.Random(args.seed)
-    runs = []
+    known = msgspec.json.decode(args.out.read_bytes())["runs"] if args.more else []
+    runs = [run for run in known if run["step"] not in args.steps]
     for step in args.steps:
-        delay = delays.uniform(0, _LATEST_SECONDS)
+        delay = random.Random(f"{args.seed} {step}").uniform(0, _LATEST_SECONDS)
         found = _interrupted(step, delay)
         print(f"step {step:2} after {delay:.1f} s: {found}", flush=True)
         runs.append({"step": step, "seconds": delay, **found})
+    runs.sort(key=lambda run: run["step"])
     with tempfile.TemporaryDirectory() as folder:
         whole = _start(Path(folder) / "road")
         whole.communicate(timeout=_RUN_SECONDS)

@@ -18,12 +18,14 @@ from fakes.disk import QuickDisk
 from fakes.rig import DEVICE, Fleet, LightModels, ListLog, ListReporter
 from fakes.web import FAULTS, Web, make_home, serving
 from skerry.devices.errors import SkerryError
+from skerry.devices.identity import Identity
 from skerry.updater.agent.boot import serve
 from skerry.updater.agent.download import Downloader, DownloadLimits
 from skerry.updater.agent.fetching import Fetching
 from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.update import UpdateLimits, Updater
 from skerry.updater.fetch import FetchLimits, HttpFetcher
+from skerry.updater.sealing import Keyring
 from skerry.updater.store.store import Store
 from skerry.updater.trust import TrustedClient
 
@@ -61,7 +63,8 @@ class Device:
     def __init__(self, web: Web, home: Path) -> None:
         fleet, self.models, self.reporter = web.fleet, LightModels(), ListReporter()
         self.fetcher, log = CountingFetcher(limits=_LIMITS), ListLog()
-        self.store = Store(home / "store", disk=QuickDisk())
+        keys = Keyring(home / "store/keys", str(DEVICE), [Identity.load(home / "identity")])
+        self.store = Store(home / "store", disk=QuickDisk(), keys=keys)
         trust = TrustedClient(
             home / "trust",
             self.fetcher,
@@ -85,6 +88,7 @@ class Device:
             formats=("onnx",),
             log=log,
             patcher=lambda old, patch, new: new.write_bytes(zlib.decompress(patch.read_bytes())),
+            unpacker=lambda old, patch: iter([zlib.decompress(patch.read())]),
         )
         self.updater = Updater(
             self.store,
@@ -128,24 +132,28 @@ class Ground:
         return Device(self.web, work)
 
 
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "sealed"])
+def ground(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ground]:
     folder = tmp_path_factory.mktemp("network")
     fleet = Fleet(folder / "fleet")
     with serving(fleet) as web:
         home = make_home(fleet, folder / "home", web.url)
-        fleet.assign(fleet.publish(1, shift=1.0, golden_rows=400))
+        fleet.assign(fleet.publish(1, sealed=request.param, shift=1.0, golden_rows=400))
         device = Device(web, home)
         assert device.updater.poll() == "installed"
-        fleet.assign(fleet.publish(2, shift=2.0, golden_rows=400))
+        release = fleet.publish(2, sealed=request.param, shift=2.0, golden_rows=400)
+        fleet.assign(release)
         old, new = fleet.weights(1), fleet.weights(2)
-        patch = fleet.put(zlib.compress(fleet.fetcher.pages[fleet.url(new.digest)]))
+        whole = fleet.bundles[2].blobs.read(new)
+        patch = fleet.put(zlib.compress(whole), release.key)
         fleet.stage.image.add_delta(old.digest, new.digest, patch)
         found = Ground(web, home, [], 0, fleet.clock.now())
         device = found.device(folder / "work")
         assert device.updater.poll() == "installed"
         found.requests, found.taken = list(web.paths), device.fetcher.taken
-        assert any(fleet.url(patch.blob.digest).endswith(path) for path in found.requests)
+        assert any(path.endswith(patch.name) for path in found.requests)
         yield found
 
 
@@ -168,7 +176,7 @@ def test_a_fault_at_every_request(fault: str, ground: Ground, tmp_path: Path) ->
         ground.web.faults = {}
         assert outcomes[-1] == "idle", f"{what}: {outcomes}"
         # The server's word that a blob is not there is final; a patch can be done without.
-        blob = path.startswith("/blobs/") and "patch" not in _what(ground, path)
+        blob = path.startswith(("/blobs/", "/keys/")) and _what(ground, path) != "patch"
         final = fault in _FINAL and blob
         assert device.serving == ("1" if final else "2"), f"{what}: {outcomes}"
         extra = 600_000 if fault == "endless" else ground.taken
@@ -180,12 +188,13 @@ def test_a_fault_at_every_request(fault: str, ground: Ground, tmp_path: Path) ->
 def _what(ground: Ground, path: str) -> str:
     known = {blob.digest.hex for b in ground.web.fleet.bundles.values() for blob in b.descriptors()}
     known |= {b.manifest.digest.hex for b in ground.web.fleet.bundles.values()}
-    return "blob" if path.rpartition("/")[2] in known else "patch"
+    name = path.rpartition("/")[2].partition(".")[0]
+    return "blob" if name in known or path.startswith("/keys/") else "patch"
 
 
 def test_a_broken_answer_goes_on_at_its_last_byte(ground: Ground, tmp_path: Path) -> None:
     golden = ground.web.fleet.bundles[2].card.golden.descriptor()
-    path = f"/blobs/sha256/{golden.digest.hex}"
+    (path,) = {path for path in ground.requests if golden.digest.hex in path}
     device = ground.device(tmp_path / "work")
     ground.web.faults = {ground.requests.index(path): "cut"}
     assert device.updater.poll() == "installed"

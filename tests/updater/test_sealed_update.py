@@ -101,6 +101,27 @@ def test_a_fleet_may_change_its_mind(fleet: Fleet, rig: Rig, tmp_path: Path, the
     assert rig.store.blobs.key_of(weights.digest) == release.key
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_delta_bomb_is_not_unpacked(fleet: Fleet, rig: Rig, tmp_path: Path, sealed: bool) -> None:
+    """Whoever has the key of the deltas signs a small patch that makes a very large file."""
+    _install(fleet, rig, 1, sealed=sealed)
+    release = fleet.publish(2, sealed=sealed, shift=2.0, golden_rows=120)
+    base, result = (fleet.bundles[n].card.golden.descriptor() for n in (1, 2))
+    large, bomb = tmp_path / "large", tmp_path / "bomb"
+    large.write_bytes(bytes(4 << 20))
+    delta.create(fleet.bundles[1].blobs.path(base.digest), large, bomb)
+    assert bomb.stat().st_size < result.size
+    patch = fleet.put(bomb.read_bytes(), release.key)
+    fleet.stage.image.add_delta(base.digest, result.digest, patch)
+    fleet.assign(release)
+    most: list[int] = []
+    put_as, patcher = rig.store.blobs.put_as, rig.fetching._patcher
+    rig.store.blobs.put_as = lambda *a: most.append(1) or put_as(*a)  # type: ignore[method-assign]
+    rig.fetching._patcher = lambda *a: most.append(1) or patcher(*a)  # type: ignore[func-returns-value]
+    assert rig.poll() == "installed" and rig.serving == "2"
+    assert "patch_failed" in rig.log.events and most == []
+
+
 def test_a_broken_download_of_a_sealed_blob_goes_on(fleet: Fleet, rig: Rig) -> None:
     release = fleet.publish(1, sealed=True, golden_rows=400)
     golden = Parcel(fleet.bundles[1].card.golden.descriptor(), release.key)

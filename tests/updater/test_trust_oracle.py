@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.ngclient import FetcherInterface, Updater
 
@@ -166,6 +166,63 @@ def _unusual(site: TufSite) -> None:
     site.publish("targets")
 
 
+def _snapshot_by_three(site: TufSite) -> None:
+    site.new_key("snapshot")
+    site.new_key("snapshot")
+    site.root.roles["snapshot"].threshold = 3
+    site.publish("root")
+    site.publish("targets")
+
+
+def _snapshot_by_two_of_three(site: TufSite) -> None:
+    _snapshot_by_three(site)
+    site.signers["snapshot"].pop()
+    site.publish("targets")
+
+
+def _one_key_many_names(site: TufSite) -> None:
+    public = site.signers["snapshot"][0].public_key
+    for number in range(5):
+        alias = SSlibKey(f"{number:064x}", public.keytype, public.scheme, dict(public.keyval))
+        site.root.add_key(alias, "snapshot")
+    site.root.roles["snapshot"].threshold = 3
+    site.publish("root")
+    site.publish("targets")
+
+
+def _key_of(kind: str) -> Step:
+    def step(site: TufSite) -> None:
+        signer = CryptoSigner.generate_ecdsa() if kind == "ecdsa" else CryptoSigner.generate_rsa()
+        site.root.add_key(signer.public_key, "timestamp")
+        site.signers["timestamp"] = [signer]
+        site.publish("root")
+        site.publish("timestamp")
+
+    return step
+
+
+def _odd_hash_algorithm(site: TufSite) -> None:
+    keyid = site.root.roles["snapshot"].keyids[0]
+    site.root.keys[keyid].unrecognized_fields["keyid_hash_algorithms"] = ["md5"]
+    site.publish("root")
+    site.publish("targets")
+
+
+def _rotate(*roles: str) -> Step:
+    def step(site: TufSite) -> None:
+        for role in roles:
+            site.new_key(role, replace=True)
+        site.publish("root")
+        site.publish("targets")
+
+    return step
+
+
+def _threshold_nobody_can_meet(site: TufSite) -> None:
+    site.root.roles["timestamp"].threshold = 2
+    site.publish("root")
+
+
 CASES: dict[str, list[Step]] = {
     "nothing new": [],
     "new targets": [lambda site: site.publish("targets")],
@@ -191,6 +248,17 @@ CASES: dict[str, list[Step]] = {
     "expired timestamp": [_expire("timestamp")],
     "fast-forward": [_fast_forward_and_recover, lambda site: site.put("timestamp")],
     "fast-forward, then recovery by new keys": [_fast_forward_and_recover, _recover],
+    "snapshot by three keys": [_snapshot_by_three],
+    "snapshot by two of three keys": [_snapshot_by_two_of_three],
+    "one key under many ids": [_one_key_many_names],
+    "an ECDSA key": [_key_of("ecdsa")],
+    "an RSA key": [_key_of("rsa")],
+    "an odd keyid_hash_algorithms": [_odd_hash_algorithm],
+    "snapshot key rotated": [_rotate("snapshot")],
+    "targets key rotated": [_rotate("targets")],
+    "every online key rotated": [_rotate("timestamp", "snapshot", "targets")],
+    "a threshold nobody can meet": [_threshold_nobody_can_meet],
+    "a new root, then expired": [lambda s: s.publish("root"), _expire("root")],
     "no JSON": [_nonsense("timestamp.json", b"{")],
     "JSON, no metadata": [_nonsense("timestamp.json", b"[1, 2]")],
     "deep JSON": [_nonsense("timestamp.json", b"[" * 8_000)],
@@ -253,3 +321,46 @@ def test_ours_and_the_reference_agree(tmp_path: Path, case: str, hashes: bool) -
         step(site)
         assert _ours(ours, site, root, now) == _theirs(theirs, site, root)
         assert _kept(ours) == _kept(theirs)
+
+
+# Delegations: which role says what a target is. Paths, order and `terminating` as in the suites of
+# the specification's authors; `target` of ours beside `get_targetinfo` of theirs.
+
+GRAPHS: dict[str, list[tuple[str, list[str], bool, dict[str, bytes]]]] = {
+    "one role": [("a", ["*"], False, {"x": b"a"})],
+    "the first that has it": [
+        ("a", ["*"], False, {"x": b"a"}),
+        ("b", ["*"], False, {"x": b"b"}),
+    ],
+    "not the first's to say": [
+        ("a", ["y*"], False, {"x": b"a"}),
+        ("b", ["*"], False, {"x": b"b"}),
+    ],
+    "terminating without it": [("a", ["*"], True, {}), ("b", ["*"], False, {"x": b"b"})],
+    "terminating, other paths": [("a", ["y*"], True, {}), ("b", ["*"], False, {"x": b"b"})],
+    "nobody": [("a", ["*"], False, {}), ("b", ["*"], False, {})],
+    "paths in folders": [("a", ["x/*"], False, {"x": b"a"}), ("b", ["?"], False, {"x": b"b"})],
+}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("path", ["x", "y", "x/y"])
+def test_ours_and_the_reference_find_the_same_target(tmp_path: Path, graph: str, path: str) -> None:
+    now = time.time()
+    site = TufSite(now)
+    root = site.files["1.root.json"]
+    for role, paths, terminating, files in GRAPHS[graph]:
+        site.delegate(role, paths, terminating=terminating)
+        for name, data in files.items():
+            site.add_target(name, data, role)
+    site.publish(*(role for role, *_ in GRAPHS[graph]), "targets")
+    fetcher = FakeFetcher()
+    fetcher.serve(URL, site.files.get)
+    ours = RepositoryClient(tmp_path / "ours", fetcher, url=URL, clock=FakeClock(now))
+    ours.pin(root)
+    ours.refresh()
+    (tmp_path / "theirs").mkdir()
+    theirs = Updater(str(tmp_path / "theirs"), URL, fetcher=_Bridge(site), bootstrap=root)
+    theirs.refresh()
+    found, expected = ours.target(path), theirs.get_targetinfo(path)
+    assert (found and found.hashes) == (expected and expected.hashes)

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import CancelledError, DigestMismatch, SkerryError, UnavailableError
+from skerry.devices.errors import (
+    BundleError,
+    CancelledError,
+    DigestMismatch,
+    SkerryError,
+    UnavailableError,
+)
 from skerry.runtime.bundle.layout import parse_manifest
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.choose import choose
@@ -184,6 +190,9 @@ class Fetching:
 
     def _apply(self, base: Digest, patch: Descriptor, whole: Parcel) -> None:
         blobs, blob = self._store.blobs, whole.blob
+        with blobs.open(patch.digest) as packed:
+            if _claimed(packed) not in (None, blob.size):
+                raise DigestMismatch("the patch makes another length", where=patch.digest)
         if whole.key:
             with blobs.open(base) as old, blobs.open(patch.digest) as packed:
                 blobs.put_as(whole, self._unpacker(old, packed))
@@ -197,6 +206,18 @@ class Fetching:
             blobs.put(blob, _chunks(made))
         finally:
             made.unlink(missing_ok=True)
+
+
+def _claimed(packed: BinaryIO) -> int | None:
+    """How long the result of a patch will be: a small one may claim a terabyte. None if it is none,
+    which is for the one who applies it to say."""
+    from skerry.updater.delta.limits import Limits
+    from skerry.updater.delta.wire import PatchFile, read_header
+
+    try:
+        return read_header(PatchFile(packed), Limits()).new_size
+    except BundleError:
+        return None
 
 
 def _parcels(bundle: Bundle, artifact: str, key: str) -> tuple[Parcel, ...]:
