@@ -31,6 +31,7 @@ from skerry.runtime.runtime import Runtime
 
 DEADLINE_S = 5.0
 _PATIENCE_S = 60.0
+_AFTERWARDS = 200
 
 
 @dataclass
@@ -83,6 +84,12 @@ class Load:
         self.active.clear()
         assert self.active.wait(_PATIENCE_S), self.seen
         return time.monotonic() - began
+
+    def back(self) -> None:
+        """Wait until the active release answers, note when, and let it answer for a while."""
+        self.seen.back_s = self.until_active()
+        so_far = self.seen.outcomes["active"]
+        self.until(lambda seen: seen.outcomes["active"] > so_far + _AFTERWARDS)
 
     def until(self, true: Callable[[Seen], bool]) -> None:
         """Wait until `true` of what was seen."""
@@ -152,7 +159,7 @@ def _signalled(folder: Path, number: signal.Signals) -> Seen:
         assert engine.pid is not None
         os.kill(engine.pid, number)
         load.until(lambda seen: seen.outcomes["previous"] > 0)
-        load.seen.back_s = load.until_active()
+        load.back()
         assert engine.starts >= 2
     return load.seen
 
@@ -181,7 +188,7 @@ def corrupt_blob(folder: Path) -> Seen:
         os.kill(engine.pid, signal.SIGKILL)
         load.until(lambda seen: seen.outcomes["previous"] > 5)
         path.write_bytes(whole)
-        load.seen.back_s = load.until_active()
+        load.back()
     return load.seen
 
 
@@ -201,7 +208,7 @@ def out_of_memory(folder: Path) -> Seen:
                 failed += 1
                 load.seen.outcomes[f"large call: {type(error).__name__}"] += 1
         assert failed == 2
-        load.seen.back_s = load.until_active()
+        load.back()
     runtime.close()
     return load.seen
 
@@ -213,7 +220,7 @@ def clock_jump(folder: Path, jump: Callable[[float], None]) -> Seen:
         load.forget()
         for seconds in (365 * 86400.0, -2 * 365 * 86400.0):
             jump(seconds)
-            load.seen.back_s = load.until_active()
+            load.back()
     return load.seen
 
 
@@ -232,7 +239,7 @@ def full_disk(folder: Path, small: Path) -> Seen:
             pass
         seen = load.seen.outcomes["active"]
         load.until(lambda now: now.outcomes["active"] > seen + 100)
-        load.seen.back_s = load.until_active()
+        load.back()
     return load.seen
 
 
