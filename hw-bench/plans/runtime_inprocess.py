@@ -1,4 +1,4 @@
-"""In process: what `predict` costs over the bare session, what a cache hit costs, how soon ready.
+"""In process: what `predict` costs over the bare session, how soon ready, how much memory.
 
     python hw-bench/plans/runtime_inprocess.py [--rounds 30] [--out hw-bench/results/x.json]
 
@@ -19,14 +19,10 @@ import msgspec
 import numpy as np
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests")]
-
-from _models import conv_bundle  # noqa: E402
+sys.path[:0] = [str(ROOT / "tests")]
 
 from fakes.bundles import make_bundle  # noqa: E402
 from skerry.bench.machine import read_machine, read_now  # noqa: E402
-from skerry.runtime.engine.caching import CacheLimits  # noqa: E402
-from skerry.runtime.prepare import RuntimeOptions  # noqa: E402
 from skerry.runtime.runtime import Runtime  # noqa: E402
 
 CALLS = 300
@@ -70,17 +66,19 @@ def overhead(bundle, rounds):
     return result
 
 
-def cache(bundle, rounds):
-    plain = Runtime.open(bundle)
-    cached = Runtime.open(bundle, RuntimeOptions(cache=CacheLimits(window_calls=1 << 40)))
-    x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
-    found = {"engine": [], "hit": []}
+def deadlines(bundle, rounds):
+    """What a deadline that never comes costs a call."""
+    runtime = Runtime.open(bundle)
+    x = np.ones((1, 4), np.float32)
+    calls = {
+        "predict": lambda: runtime.predict({"x": x}),
+        "predict with a deadline": lambda: runtime.predict({"x": x}, until=time.monotonic() + 30),
+    }
+    found = {name: [] for name in calls}
     for _ in range(rounds):
-        found["engine"].append(sample(lambda: plain.predict({"x": x}), 30))
-        found["hit"].append(sample(lambda: cached.predict({"x": x}), 30))
-    result = {name: microseconds(parts) for name, parts in found.items()}
-    result["times cheaper"] = round(result["engine"]["p50"] / result["hit"]["p50"], 1)
-    return result
+        for name, call in calls.items():
+            found[name].append(sample(call))
+    return {name: microseconds(parts) for name, parts in found.items()}
 
 
 READY = """
@@ -96,6 +94,16 @@ text = Path("/proc/self/smaps_rollup").read_text()
 kib = sum(int(l.split()[1]) for l in text.splitlines() if l.startswith("Private_"))
 print(kib, len(sys.modules), flush=True)
 server.stop()
+"""
+EMBEDDED = """
+import sys
+from pathlib import Path
+import numpy
+from skerry.runtime.runtime import Runtime
+runtime = Runtime.open(Path(sys.argv[1]))
+runtime.predict({"x": numpy.ones((1, 4), numpy.float32)})
+text = Path("/proc/self/smaps_rollup").read_text()
+print(sum(int(l.split()[1]) for l in text.splitlines() if l.startswith("Private_")))
 """
 BARE = """
 import sys
@@ -113,7 +121,7 @@ print(sum(int(l.split()[1]) for l in text.splitlines() if l.startswith("Private_
 def start(bundle, model, rounds):
     """Seconds from exec to an answering server, and private memory beyond the engine's own."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    seconds, serving, bare = [], [], []
+    seconds, serving, embedded, bare = [], [], [], []
     for _ in range(rounds):
         began = time.time()
         command = [sys.executable, "-c", READY, str(bundle)]
@@ -121,18 +129,22 @@ def start(bundle, model, rounds):
         at, kib = out.decode().split()[:2]
         seconds.append(float(at) - began)
         serving.append(int(kib) / 1024)
-        command = [sys.executable, "-c", BARE, str(model)]
-        out = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
-        bare.append(int(out) / 1024)
+        for code, what, found in ((EMBEDDED, bundle, embedded), (BARE, model, bare)):
+            command = [sys.executable, "-c", code, str(what)]
+            out = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+            found.append(int(out) / 1024)
+    own = statistics.median(bare)
     return {
         "ready_s": {
             "median": round(statistics.median(seconds), 3),
             "least": round(min(seconds), 3),
         },
         "private_mib": {
-            "bare engine": round(statistics.median(bare), 1),
+            "bare engine": round(own, 1),
+            "in process": round(statistics.median(embedded), 1),
+            "beyond, in process": round(statistics.median(embedded) - own, 1),
             "serving": round(statistics.median(serving), 1),
-            "beyond": round(statistics.median(serving) - statistics.median(bare), 1),
+            "beyond, serving": round(statistics.median(serving) - own, 1),
         },
     }
 
@@ -148,13 +160,12 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         bundle = make_bundle(work / "b")
-        stack = conv_bundle(work / "c", 55, (3, 32, 32))
         result = {
             "what": "in process; microseconds unless said otherwise",
             "machine": msgspec.to_builtins(read_machine()),
             "before": msgspec.to_builtins(before),
             "overhead, 4 floats": overhead(bundle, args.rounds),
-            "cache, 55 convolutions on 3x32x32, as ResNet56 has": cache(stack, args.rounds),
+            "deadline, 4 floats": deadlines(bundle, args.rounds),
             "start, 4 floats": start(bundle, work / ".b.1.onnx", 7),
             "after": msgspec.to_builtins(read_now()),
         }

@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,11 @@ sys.path[:0] = [str(ROOT / "tests")]
 from fakes.bundles import BIAS, linear, make_bundle  # noqa: E402
 from skerry.bench.machine import read_machine, read_now  # noqa: E402
 from skerry.runtime.bundle.reader import Bundle  # noqa: E402
+from skerry.runtime.prepare import RuntimeOptions  # noqa: E402
+from skerry.runtime.room import Footprint, SwapLimits  # noqa: E402
 from skerry.runtime.runtime import Runtime  # noqa: E402
 
+ONE_ALONE = SwapLimits(bytes=100, footprint=Footprint(per_byte=0.0, each_bytes=100))
 X = np.random.default_rng(1).normal(size=(1, 4)).astype(np.float32)
 
 
@@ -30,9 +34,13 @@ def rss_mib():
     return pages * 4096 / 2**20
 
 
-def swaps(bundles, count):
-    """Swap between two releases while two threads call. Failures, answers and memory."""
-    runtime = Runtime()
+def swaps(bundles, count, memory):
+    """Swap between two releases while two threads call. Failures, answers and memory.
+
+    Args:
+        memory: what the releases may take; with room for one, calls wait while it is swapped.
+    """
+    runtime = Runtime(RuntimeOptions(memory=memory))
     runtime.activate(runtime.prepare(bundles[0]))
     over, lock = threading.Event(), threading.Lock()
     told = {"answered": 0, "failed": 0, "mislabelled": 0}
@@ -57,21 +65,25 @@ def swaps(bundles, count):
     threads = [threading.Thread(target=call) for _ in range(2)]
     for thread in threads:
         thread.start()
-    memory = []
+    resident, took = [], []
     for swap in range(count):
+        began = time.perf_counter()
         runtime.activate(runtime.prepare(bundles[(swap + 1) % 2]))
+        took.append(time.perf_counter() - began)
         if swap % 20 == 19:
-            memory.append(rss_mib())
+            resident.append(rss_mib())
     over.set()
     for thread in threads:
         thread.join()
     runtime.close()
-    half = memory[len(memory) // 2 :]
+    half = resident[len(resident) // 2 :]
     return {
         "swaps": count,
         **told,
         "rss_mib, last half": {"least": round(min(half), 2), "most": round(max(half), 2)},
+        "spread over the last half": round(max(half) / min(half) - 1, 4),
         "growth over the last half": round((half[-1] - half[0]) / half[0], 4),
+        "ms a swap, p50": round(1e3 * float(np.median(took)), 2),
     }
 
 
@@ -87,7 +99,9 @@ def shapes(bundle, count):
             gc.collect()
             memory.append(round(rss_mib(), 2))
     runtime.close()
-    return {"requests": count, "rss_mib": memory}
+    half = memory[len(memory) // 2 :]
+    spread = round(max(half) / min(half) - 1, 4)
+    return {"requests": count, "rss_mib": memory, "spread over the last half": spread}
 
 
 def main():
@@ -106,7 +120,8 @@ def main():
             "what": "swaps under load in process, and memory over requests of random shapes",
             "machine": msgspec.to_builtins(read_machine()),
             "before": msgspec.to_builtins(before),
-            "swaps": swaps(bundles, args.swaps),
+            "swaps": swaps(bundles, args.swaps, SwapLimits()),
+            "swaps where memory holds one release": swaps(bundles, args.swaps, ONE_ALONE),
             "shapes": shapes(work / "0", args.requests),
             "after": msgspec.to_builtins(read_now()),
         }

@@ -11,7 +11,7 @@ from fakes.engine import FakeEngine
 from skerry.runtime.bundle.card import TensorSpec
 from skerry.runtime.engine.base import Arrays
 from skerry.runtime.engine.caching import CacheLimits, CachingEngine
-from skerry.runtime.engine.paying import pays
+from skerry.runtime.engine.paying import Judge, pays
 
 NEVER_JUDGED = CacheLimits(window_calls=1 << 30)
 
@@ -167,3 +167,15 @@ def test_threads_share_it() -> None:
         thread.join()
     assert wrong == []
     assert engine.stats.bytes <= 3000
+
+
+def test_hits_alone_are_judged_by_what_the_engine_is_known_to_take() -> None:
+    for engine_s, worth in ((1e-3, True), (1e-6, False)):
+        judge = Judge(10, 5, engine_s)
+        assert [judge.add(True, 1e-5) for _ in range(10)][-1] is not worth
+        assert judge.in_use is worth
+
+
+def test_a_call_that_waited_for_the_processor_is_no_verdict() -> None:
+    judge = Judge(10, 5)
+    assert not any(judge.add(n != 3, 1e-2 if n == 7 else 1e-6, 1e-4) for n in range(10))

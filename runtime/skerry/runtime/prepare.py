@@ -130,7 +130,7 @@ def _load(
         batch = _rows(bundle, arrays, min(_BATCH_ROWS, golden.rows, options.session.rows))
         gain = rows_of(batch) * seconds / _warm_up(session, batch, max(1, options.warm_up_runs))
         if options.cache is not None:
-            engine = CachingEngine(engine, options.cache, chosen.blob.digest)
+            engine = CachingEngine(engine, options.cache, chosen.blob.digest, seconds)
             session = Session(bundle.card, chosen, engine, options.session)
     except BaseException:
         engine.close()

@@ -70,15 +70,20 @@ class CachingEngine:
 
     Args:
         artifact: the digest of the artifact that `engine` has loaded.
+        engine_s: what a call of `engine` takes, until it is known better.
     """
 
-    def __init__(self, engine: Engine, limits: CacheLimits, artifact: str = "") -> None:
+    def __init__(
+        self, engine: Engine, limits: CacheLimits, artifact: str = "", engine_s: float = 0.0
+    ) -> None:
         self._engine, self._limits, self._artifact = engine, limits, artifact
         self._lock = Lock()
         self._kept: OrderedDict[_Key, tuple[dict[str, NDArray[Any]], int]] = OrderedDict()
         self._bytes = 0
-        self._judge = Judge(limits.window_calls, limits.rest_calls)
-        self._behind = None if limits.store is None else _Behind(limits.store, limits)
+        self._judge = Judge(limits.window_calls, limits.rest_calls, engine_s)
+        self._behind: _Behind | None = None
+        if limits.store is not None:
+            self._behind = _Behind(limits.store, limits, engine_s)
 
     @property
     def name(self) -> str:
@@ -189,9 +194,9 @@ class CachingEngine:
 class _Behind:
     """The file behind the memory, and whether it pays."""
 
-    def __init__(self, path: Path, limits: CacheLimits) -> None:
+    def __init__(self, path: Path, limits: CacheLimits, engine_s: float) -> None:
         self.store = CacheStore(path, limits.store_bytes)
-        self.judge = Judge(limits.window_calls, limits.rest_calls)
+        self.judge = Judge(limits.window_calls, limits.rest_calls, engine_s)
 
     @property
     def in_use(self) -> bool:

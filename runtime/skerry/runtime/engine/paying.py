@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from threading import Lock
 
 __all__ = ["Judge", "pays"]
@@ -20,16 +21,19 @@ def pays(lookups: int, hits: int, lookup_s: float, engine_s: float) -> bool:
 class Judge:
     """Judges one tier after every `window` look-ups; one that did not pay rests. Thread-safe.
 
+    Times are judged by their medians: on a busy machine one call that had to wait for the processor
+    would outweigh hundreds.
+
     Args:
         window: look-ups that are judged together.
         rest: calls for which a tier that did not pay is not asked, then tried again.
+        engine_s: what a call of the engine takes, for as long as none was seen.
     """
 
-    def __init__(self, window: int, rest: int) -> None:
-        self._window, self._rest = window, rest
+    def __init__(self, window: int, rest: int, engine_s: float = 0.0) -> None:
+        self._window, self._rest, self._engine_s = window, rest, engine_s
         self._lock = Lock()
         self._resting = 0
-        self._engine_before = 0.0
         self.lookups = self.hits = 0
         self._begin()
 
@@ -59,21 +63,26 @@ class Judge:
         with self._lock:
             self.lookups += 1
             self.hits += hit
-            self._looked += 1
-            self._hit += hit
-            self._lookup_s += lookup_s
-            self._engine_s += engine_s
-            if self._looked < self._window:
-                return False
-            misses = self._looked - self._hit
-            engine_mean = self._engine_s / misses if misses else self._engine_before
-            worth = pays(self._looked, self._hit, self._lookup_s / self._looked, engine_mean)
-            self._engine_before = engine_mean
-            self._begin()
-            if not worth:
-                self._resting = self._rest
-            return not worth
+            if hit:
+                self._of_hits.append(lookup_s)
+            else:
+                self._of_misses.append(lookup_s)
+                self._of_engine.append(engine_s)
+            looked = len(self._of_hits) + len(self._of_misses)
+            return looked >= self._window and self._judged()
+
+    def _judged(self) -> bool:
+        hits, misses = len(self._of_hits), len(self._of_misses)
+        if misses:
+            self._engine_s = median(self._of_engine)
+        looking = sum(len(took) * median(took) for took in (self._of_hits, self._of_misses) if took)
+        worth = pays(hits + misses, hits, looking / (hits + misses), self._engine_s)
+        self._begin()
+        if not worth:
+            self._resting = self._rest
+        return not worth
 
     def _begin(self) -> None:
-        self._looked = self._hit = 0
-        self._lookup_s = self._engine_s = 0.0
+        self._of_hits: list[float] = []
+        self._of_misses: list[float] = []
+        self._of_engine: list[float] = []
