@@ -16,6 +16,8 @@ from backports import zstd
 _SIZES = (1, 2, 4, 2, 2, 4)
 _MANTISSA = (0, 0, 0, 10, 7, 23)
 _FIRST_LEVEL = (0, 0, 20, 30, 240, 260)
+_KINDS = {0x10: "base", 0x11: "empty", 0x12: "same", 0x14: "alone"}
+_KINDS |= {0x2E: "base", 0x2A: "same", 0x26: "alone", 0x2F: "chain"}
 _ORDERS = list(permutations(range(4)))
 
 
@@ -46,22 +48,27 @@ class _Bytes:
 
 
 def decode(base: bytes, patch: bytes) -> bytes:
+    if patch == b"\x1b\xd1":
+        return b""
     p = _Bytes(patch)
     assert p.take(1) == b"\xe4"
-    kind = p.take(1)[0]
-    assert kind >> 4 == 1
-    kind &= 15
-    if kind == 1:
+    kind = _KINDS[p.take(1)[0]]
+    if kind == "empty":
+        assert not p.rest()
         return b""
-    if kind == 0:
+    if kind == "base":
         assert p.varint() == len(base)
         assert p.take(8) == hashlib.sha256(base).digest()[:8]
+    links = p.varint() if kind == "chain" else 0
     size, result = p.varint(), b""
-    if kind == 2:
+    if kind == "same":
         result = base
+    for _ in range(links):
+        base = result = decode(base, p.take(p.varint()))
     while len(result) < size:
         length = p.varint()
         result += _segment(_Bytes(p.take(p.varint())), length, base)
+    assert len(result) == size
     before = patch[: p.at]
     assert p.rest() == hashlib.sha256(before + hashlib.sha256(result).digest()).digest()[:16]
     return result
@@ -242,7 +249,7 @@ class _Tensors:
         for t in tokens:
             low, _, negative, n = _stands_for(t)
             m = low + self.bits(n)
-            values.append(-m if negative else m)
+            values.append(_signed(-m if negative else m, 32))
         return values
 
     def side(self, k, count):
@@ -263,28 +270,46 @@ class _Tensors:
             sizes = [s[1][axis] if m & bit else 0 for s, m in zip(shapes, modes, strict=True)]
             values = iter(self.side(k, sum(sizes)))
             parts.append([[next(values) for _ in range(n)] for n in sizes])
-        out = []
-        for i, (shape, old) in enumerate(self.shapes):
-            sides = [part[i] for part in parts]
-            out.append(self.tensor(shape, old, modes[i], levels[i], *sides))
+        guides = iter(self.side(5, sum(m >> 5 for m in modes)))
+        guides = [i - next(guides) if m >> 5 else None for i, m in enumerate(modes)]
+        out = {}
+        for i in sorted(range(len(shapes)), key=lambda i: guides[i] is not None):
+            shape, old = self.shapes[i]
+            sides, guide = [part[i] for part in parts], None
+            if guides[i] is not None:
+                at = guides[i]
+                assert at >= 0 and guides[at] is None and self.shapes[at][0][:2] == shape[:2]
+                guide = [
+                    (self.shapes[at][1], self.shapes[at][0][2]),
+                    (out[at], self.shapes[at][0][3]),
+                ]
+            out[i] = self.tensor(shape, old, modes[i], levels[i], *sides, guide)
         assert all(x == 1 << 16 for x in self.states) and next(self.words, None) is None
-        return out
+        return [out[i] for i in range(len(shapes))]
 
     @staticmethod
-    def scaled(element, bits, reference, ratio):
+    def scaled(element, bits, reference, ratio, gain):
         form, unsigned, fine, sign = (
             ("<e", "<H", 14, 1 << 15) if element == 3 else ("<f", "<I", 22, 1 << 31)
         )
         old = struct.unpack(form, struct.pack(unsigned, bits))[0]
+        product = old
+        if gain is not None:
+            was, now = (struct.unpack("<f", struct.pack("<I", g))[0] for g in gain)
+            if was == 0:
+                return reference
+            product *= now / was
+        if ratio is not None:
+            product *= 1 + ratio / (1 << fine)
         try:
-            found = struct.unpack(unsigned, struct.pack(form, old * (1 + ratio / (1 << fine))))[0]
+            found = struct.unpack(unsigned, struct.pack(form, product))[0]
         except OverflowError:
             return reference
-        if not math.isfinite(old):
+        if not math.isfinite(old) or not math.isfinite(product):
             return reference
         return found ^ (2 * sign - 1) if found & sign else found | sign
 
-    def tensor(self, shape, old, mode, level, row_levels, column_levels, ratios):
+    def tensor(self, shape, old, mode, level, row_levels, column_levels, ratios, guide):
         element, (height, width, rows, columns), old_order, new_order = shape
         size, sizes = _SIZES[element], (height, width, rows, columns)
         limit, sign = 1 << 8 * size, 1 << 8 * size - 1
@@ -308,13 +333,27 @@ class _Tensors:
                         index = level + 16
                         index += row_levels[r] if row_levels else 0
                         index += column_levels[c] if column_levels else 0
+                        expected = index - 16
                         reference = bits
                         if _MANTISSA[element]:
                             reference = bits ^ (limit - 1) if bits & sign else bits | sign
                             exponent = max(1, (bits & sign - 1) >> _MANTISSA[element])
-                            index -= 0 if mode & 8 else 2 * exponent
-                        if ratios and element in (3, 5):
-                            reference = self.scaled(element, bits, reference, ratios[r])
+                            index -= 0 if mode & 8 and not mode & 16 else 2 * exponent
+                        if guide or (ratios and element in (3, 5)):
+                            gain = None
+                            if guide:
+                                found = ((held, place(lies, where)) for held, lies in guide)
+                                gain = [int.from_bytes(h[g : g + size], "little") for h, g in found]
+                            ratio = ratios[r] if ratios else None
+                            reference = self.scaled(element, bits, reference, ratio, gain)
+                        unit = start = None
+                        if mode & 16:
+                            unit = min(max((expected >> 1) - 3, 0), 253)
+                            start = _cell(_pattern(reference), unit)
+                            if -4 <= start < 4:
+                                unit = None
+                            else:
+                                index = expected - 2 - 2 * unit + 16
                         index = min(max(index, 0), 63)
                         scale = (isqrt(1 << 124 - index) >> 30) + 1 >> 1
                         pulls = []
@@ -329,17 +368,63 @@ class _Tensors:
                             reference = min(max(whole, -128), 127)
                         pull = sum(pulls)
                         b = sum(n <= abs(pull) for n in (2, 6, 11, 19, 31, 51))
-                        todo.append(
-                            (8 * index + (b if pulls else 7), pull < 0, reference, scale, where)
-                        )
+                        context = 8 * index + (b if pulls else 7)
+                        todo.append((context, pull < 0, reference, scale, where, unit, start))
                 values = self.block([entry[0] for entry in todo])
-                for v, (_, turned, reference, scale, where) in zip(values, todo, strict=True):
-                    v = -v if turned else v
+                values = [
+                    _signed(-v, 32) if turned else v
+                    for v, (_, turned, *_) in zip(values, todo, strict=True)
+                ]
+                cells = [
+                    None if unit is None else _signed(start + v, 32)
+                    for v, (*_, unit, start) in zip(values, todo, strict=True)
+                ]
+                units = [entry[5] for entry in todo]
+                deep = [c in (0, -1) and u > 23 for c, u in zip(cells, units, strict=True)]
+                depths = iter(self.side(6, sum(deep)))
+                depths = [next(depths) if d else 0 for d in deep]
+                for v, entry, cell, depth in zip(values, todo, cells, depths, strict=True):
+                    _, _, reference, scale, where, unit, _ = entry
                     found = (reference + v) % limit
                     if _MANTISSA[element]:
                         found = found ^ sign if found & sign else found ^ (limit - 1)
+                    if cell is not None:
+                        found = self.float_in(cell, unit, depth)
                     at = place(new_order, where)
                     made[at : at + size] = found.to_bytes(size, "little")
                     bounded = min(max(v, -(1 << 28)), 1 << 28)
                     near[plane, where[2], where[3]] = min(max(bounded * scale >> 20, -127), 127)
         return bytes(made)
+
+    def float_in(self, cell, unit, depth):
+        distance = ~cell if cell < 0 else cell
+        if distance >= 1 << 23:
+            pattern = distance + (unit << 23)
+        elif distance:
+            shift = min(unit, 24 - distance.bit_length())
+            pattern = (distance << shift) + ((unit - shift) << 23) + self.bits(min(shift, 23))
+        elif unit > 23:
+            assert 0 <= unit - 23 - depth <= 253
+            pattern = ((unit - 23 - depth) << 23) + self.bits(23)
+        else:
+            pattern = self.bits(unit)
+        assert pattern < 1 << 31
+        return pattern | 1 << 31 if cell < 0 else pattern
+
+
+def _signed(value, bits):
+    return (value + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)
+
+
+def _pattern(ordered):
+    return ordered ^ (1 << 31) if ordered >> 31 else ordered ^ (1 << 32) - 1
+
+
+def _cell(bits, unit):
+    pattern = bits & (1 << 31) - 1
+    exponent = max(pattern >> 23, 1) - 1
+    if unit > exponent:
+        cell = (pattern - (exponent << 23)) >> unit - exponent
+    else:
+        cell = pattern - (unit << 23)
+    return ~cell if bits >> 31 else cell

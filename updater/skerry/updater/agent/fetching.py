@@ -47,10 +47,13 @@ class Plan:
 def apply_patch(
     old: Path, patch: Path, new: Path, *, cancelled: Callable[[], bool] | None = None
 ) -> None:
-    """Make `new` from `old` and `patch`; raises as `skerry.updater.delta.apply`."""
+    """Make `new` from `old` and `patch`; raises as `skerry.updater.delta.apply`.
+
+    What is made lies beside `new` until it is whole, and is gone on from after a power cut.
+    """
     from skerry.updater.delta import apply
 
-    apply(old, patch, new, cancelled=cancelled)
+    apply(old, patch, new, work=new.with_suffix(".made"), cancelled=cancelled)
 
 
 def unpack_patch(

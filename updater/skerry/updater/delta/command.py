@@ -10,8 +10,9 @@ import argparse
 from pathlib import Path
 
 from skerry.devices.output import Output, human_bytes, table
+from skerry.updater.delta.applying import apply
 from skerry.updater.delta.creating import create
-from skerry.updater.delta.patching import apply
+from skerry.updater.delta.patching import Checkpoint
 from skerry.updater.delta.stat import DeltaStat, stat
 
 __all__ = ["configure", "run"]
@@ -28,6 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     use.add_argument("old", type=Path, metavar="OLD", help="the file that is there; only read")
     use.add_argument("patch", type=Path, metavar="PATCH", help="the patch")
     use.add_argument("new", type=Path, metavar="NEW", help="where the result goes")
+    use.add_argument(
+        "--work",
+        type=Path,
+        metavar="NAME",
+        help="keep what is made in NAME.* when interrupted, and go on from there the next time",
+    )
     show = actions.add_parser("stat", help="say what a patch holds, tensor by tensor")
     show.add_argument("patch", type=Path, metavar="PATCH", help="the patch")
     show.add_argument(
@@ -38,11 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> int:
     """Do what `skerry delta` was asked. Returns the exit code."""
     if args.action == "create":
-        made = create(args.old, args.new, args.patch)
+        with output.progress("comparing", _size(args.new)) as progress:
+            made = create(args.old, args.new, args.patch, reached=progress.advance)
         share = f"{made.ratio:.1%} of {human_bytes(made.new_size)}"
         output.result(_document(made), f"{args.patch}: {human_bytes(made.patch_size)}, {share}")
     elif args.action == "apply":
-        apply(args.old, args.patch, args.new)
+        _apply(args, output)
         size = args.new.stat().st_size
         output.result({"new": str(args.new), "size": size}, f"{args.new}: {human_bytes(size)}")
     else:
@@ -63,6 +71,22 @@ def run(args: argparse.Namespace, output: Output) -> int:
         text = table(head, [*rows, total])
         output.result(_document(found), text)
     return 0
+
+
+def _apply(args: argparse.Namespace, output: Output) -> None:
+    done = 0
+    with output.progress("applying", stat(args.patch).new_size) as progress:
+
+        def reached(checkpoint: Checkpoint) -> None:
+            nonlocal done
+            progress.advance(checkpoint.new_bytes - done)
+            done = checkpoint.new_bytes
+
+        apply(args.old, args.patch, args.new, work=args.work, reached=reached)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _document(found: DeltaStat) -> dict[str, object]:

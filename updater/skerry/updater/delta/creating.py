@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skerry.devices.digest import digest_file
+from skerry.devices.digest import Descriptor, digest_file
 from skerry.devices.errors import CancelledError, InputError
 from skerry.devices.files import Disk, RealDisk, replacing
 from skerry.updater.delta.formats import find_tensors
@@ -21,14 +21,15 @@ from skerry.updater.delta.packing import pack_copy, pack_program, pack_whole, qu
 from skerry.updater.delta.program import Kind, Operation
 from skerry.updater.delta.stat import DeltaStat, stat
 from skerry.updater.delta.structure import Gaps, align
-from skerry.updater.delta.wire import Header, base_digest, seal, varint, write_header
+from skerry.updater.delta.wire import Form, Header, base_digest, seal, varint, write_header
 
 __all__ = ["create"]
 
 _SEGMENT_BYTES = 4 << 20
 _DICTIONARY_BYTES = 16 << 20
 _SPARSE = 4096
-_SAMPLE_BYTES = 1 << 19
+_LARGE_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 17
 _WORTH, _WORTH_LARGE = 1.3, 1.0
 
 
@@ -38,6 +39,7 @@ def create(
     patch: Path,
     *,
     limits: Limits | None = None,
+    reached: Callable[[int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     disk: Disk | None = None,
 ) -> DeltaStat:
@@ -47,6 +49,7 @@ def create(
         old, new: any two files.
         patch: where the patch goes; replaced atomically.
         limits: what the decoder will allow.
+        reached: told after each segment how many bytes of `new` it makes.
         cancelled: asked before each segment.
         disk: the seam through which the patch is written.
 
@@ -61,27 +64,37 @@ def create(
     limits, disk = limits or Limits(), disk or RealDisk()
     with _mapped(old, limits) as base, _mapped(new, limits) as target:
         was, now = (digest_file(path) for path in (old, new))
-        start = bytes.fromhex(was.digest.hex)
-        same = was == now and now.size > 0
         with replacing(patch, disk=disk) as out:
-            header = Header(now.size, was.size, base_digest(start), same)
+            header = _header(was, now)
             state = hashlib.sha256()
-            for part in _parts(header, base, target, old, new):
+            for part, made in _parts(header, base, target, old, new):
                 if cancelled is not None and cancelled():
                     raise CancelledError("the patch was not made to its end", where=patch)
                 state.update(part)
                 disk.write(out, part)
-            if now.size:
+                if reached is not None:
+                    reached(made)
+            if header.form != Form.EMPTY:
                 disk.write(out, seal(state, bytes.fromhex(now.digest.hex)))
     return stat(patch)
 
 
+def _header(was: Descriptor, now: Descriptor) -> Header:
+    if not now.size:
+        return Header(Form.EMPTY, 0)
+    if was == now:
+        return Header(Form.SAME, now.size)
+    if not was.size:
+        return Header(Form.ALONE, now.size)
+    return Header(Form.BASED, now.size, was.size, base_digest(bytes.fromhex(was.digest.hex)))
+
+
 def _parts(
     header: Header, base: memoryview, target: memoryview, old: Path, new: Path
-) -> Iterator[bytes]:
-    """The patch but for its seal: the header, then each segment."""
-    yield write_header(header)
-    if not header.same:
+) -> Iterator[tuple[bytes, int]]:
+    """The patch but for its seal, the header, then each segment; and how much each makes."""
+    yield write_header(header), 0
+    if header.form in (Form.BASED, Form.ALONE):
         yield from _segments(base, target, old, new)
 
 
@@ -190,11 +203,13 @@ def _cuts(operations: Sequence[Operation], size: int) -> Iterator[Sequence[Opera
         yield group
 
 
-def _segments(base: memoryview, target: memoryview, old: Path, new: Path) -> Iterator[bytes]:
+def _segments(
+    base: memoryview, target: memoryview, old: Path, new: Path
+) -> Iterator[tuple[bytes, int]]:
     at = 0
     for group in _cuts(_merged(_plan(base, target, old, new)), len(target)):
         length = sum(operation.length for operation in group)
-        yield _segment(group, base, target[at : at + length], at)
+        yield _segment(group, base, target[at : at + length], at), length
         at += length
 
 
@@ -209,7 +224,7 @@ def _segment(
         tensors = sum(op.length for op in operations if op.kind == Kind.TENSOR)
         low = max(0, min(begin - _SEGMENT_BYTES, len(base) - _DICTIONARY_BYTES))
         near, data = base[low : low + _DICTIONARY_BYTES], bytes(target)
-        large = tensors > len(data) // 2 > _SAMPLE_BYTES
+        large = 2 * tensors > len(data) > _LARGE_BYTES
         for dictionary in (base[:0], near):
             if large:
                 quick = _sampled_size(data, begin, dictionary and base)

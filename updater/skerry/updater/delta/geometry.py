@@ -56,33 +56,36 @@ class Element(IntEnum):
         """Bit patterns → integers in the order of the values, neighbours one apart."""
         if not self.mantissa_bits:
             return bits
-        sign = self.dtype.type(1 << (8 * self.bytes - 1))
-        return np.where(bits & sign, ~bits, bits | sign)
+        return bits ^ (self._filled(bits) | self._sign)
 
     def patterns(self, ordered: Unsigned) -> Unsigned:
         """What `ordered` was given."""
         if not self.mantissa_bits:
             return ordered
-        sign = self.dtype.type(1 << (8 * self.bytes - 1))
-        return np.where(ordered & sign, ordered ^ sign, ~ordered)
+        return ordered ^ (~self._filled(ordered) | self._sign)
 
-    def lifts(self, bits: Unsigned) -> NDArray[np.int64]:
+    @property
+    def _sign(self) -> np.unsignedinteger:
+        return self.dtype.type(1 << (8 * self.bytes - 1))
+
+    def _filled(self, bits: Unsigned) -> Unsigned:
+        """All bits set where the highest is, else none."""
+        return (bits.view(f"<i{self.bytes}") >> (8 * self.bytes - 1)).view(self.dtype)
+
+    def lifts(self, bits: Unsigned) -> NDArray[np.int32]:
         """How many half octaves a unit of the last place is above that of the least exponent."""
-        return 2 * self.exponents(bits)
-
-    def exponents(self, bits: Unsigned) -> NDArray[np.int64]:
-        """The biased exponents, at least 1; 0 for integers."""
         if not self.mantissa_bits:
-            return np.zeros(bits.shape, np.int64)
+            return np.zeros(bits.shape, np.int32)
         mask = (1 << (8 * self.bytes - 1 - self.mantissa_bits)) - 1
-        shifted = (bits >> self.dtype.type(self.mantissa_bits)).astype(np.int64)
-        exponents: NDArray[np.int64] = np.maximum(shifted & mask, 1)
+        exponents = (bits >> self.dtype.type(self.mantissa_bits)).astype(np.int32)
+        exponents &= mask
+        np.maximum(exponents, 1, out=exponents)
+        exponents *= 2
         return exponents
 
-    def differences(self, new: Unsigned, old: Unsigned) -> NDArray[np.int64]:
+    def differences(self, new: Unsigned, old: Unsigned) -> NDArray[np.int32]:
         """new − old of ordered integers, modulo their size, as signed."""
-        signed: NDArray[np.int64] = (new - old).view(f"<i{self.bytes}").astype(np.int64)
-        return signed
+        return (new - old).view(f"<i{self.bytes}").astype(np.int32)
 
 
 @dataclass(frozen=True)

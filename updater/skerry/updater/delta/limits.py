@@ -19,6 +19,8 @@ class Limits:
         payload_bytes: most packed bytes of one segment.
         dictionary_bytes: most bytes of the base that a segment may use as a dictionary.
         segments: most segments in a patch.
+        links: most patches in a chain.
+        link_bytes: largest file that a chain makes on the way to its result.
         operations: most operations in the program of one segment.
         lanes: most lanes of a tensor stream.
         lane_bytes: most bytes of tensors for each lane, which bounds the steps of a decoder.
@@ -30,6 +32,8 @@ class Limits:
     payload_bytes: int = 9 * _MIB
     dictionary_bytes: int = 16 * _MIB
     segments: int = 1 << 20
+    links: int = 8
+    link_bytes: int = 1 << 30
     operations: int = 1 << 18
     shapes: int = 4096
     lanes: int = 1 << 14

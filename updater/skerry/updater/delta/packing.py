@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skerry.updater.delta.codec import pack, sized
-from skerry.updater.delta.expecting import expectation
+from skerry.updater.delta.expecting import Change, expectations
 from skerry.updater.delta.geometry import Geometry
 from skerry.updater.delta.program import Kind, Operation, encode_program
 from skerry.updater.delta.rans import Encoder
@@ -84,11 +84,12 @@ def _tensor_stream(tensors: Sequence[tuple[Geometry, int, memoryview]], base: me
         geometry, offset, _ = tensors[i]
         return bytes(base[offset : offset + geometry.length])
 
-    coder = Encoder()
-    given = []
-    for i, (geometry, _, piece) in enumerate(tensors):
-        new = geometry.canonical(piece, new=True)
-        given.append((expectation(geometry, geometry.canonical(old(i)), new), new))
+    changes = [
+        Change(geometry, geometry.canonical(old(i)), geometry.canonical(piece, new=True))
+        for i, (geometry, _, piece) in enumerate(tensors)
+    ]
+    expected = expectations(changes)
+    coder, given = Encoder(), [(e, c.new) for e, c in zip(expected, changes, strict=True)]
     for _ in code_tensors(coder, [geometry for geometry, _, _ in tensors], old, given):
         pass
     share = _LANE_SHARE if coder.cost < _LARGE_BITS else 2 * _LANE_SHARE

@@ -1,104 +1,229 @@
-"""Apply a patch: the base and the patch → the result, one segment at a time.
+"""Decode a patch: the base and the patch → the result, one segment at a time.
 
-Nothing is left behind unless the whole result has the digest that the patch says. The base is only
-read. Memory is bounded by `Limits`, whatever the sizes of the files.
+The base is only read. Memory is bounded by `Limits`, whatever the sizes of the files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 
-from skerry.devices.errors import (
-    BundleError,
-    CancelledError,
-    DigestMismatch,
-    InputError,
-    UnavailableError,
-)
-from skerry.devices.files import Disk, RealDisk, replacing
+from skerry.devices.errors import BundleError, DigestMismatch, UnavailableError
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.segment import Method, decode_segment
 from skerry.updater.delta.wire import (
+    Form,
     Header,
+    Link,
     PatchFile,
+    Readable,
     Reader,
     base_digest,
     hash_file,
     read_header,
 )
 
-__all__ = ["Checkpoint", "apply", "decode"]
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+__all__ = ["Checkpoint", "Decoding", "Links", "decode"]
 
 _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far an application has come; the segments before it need not be looked at again.
+    """How far the decoding of a patch has come; it can go on from there.
 
     Attributes:
         segments: segments done.
         patch_offset: where the next one begins in the patch.
         new_bytes: bytes of the result that are made.
         new_size: bytes of the whole result.
+        patch_digest: SHA-256 of the patch up to there, hex.
+        new_digest: SHA-256 of what is made, hex.
     """
 
     segments: int
     patch_offset: int
     new_bytes: int
     new_size: int
+    patch_digest: str
+    new_digest: str
 
 
-def apply(
-    old: Path,
-    patch: Path,
-    new: Path,
-    *,
-    limits: Limits | None = None,
-    reached: Callable[[Checkpoint], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    disk: Disk | None = None,
-) -> None:
-    """Make `new` from the base `old` and the patch, whole or not at all.
+class Links:
+    """The patches that a file holds: itself, or those of a chain, to be decoded in turn.
 
     Args:
-        old: the base; it is only read.
-        patch: what `create` wrote.
-        new: where the result goes; replaced atomically.
-        limits: what the patch may ask for.
-        reached: told after each segment.
-        cancelled: asked before each segment.
-        disk: the seam through which the result is written.
+        packed: the file, from its beginning.
+        limits: what it may ask for.
 
     Raises:
-        DigestMismatch: `old` is not the base of this patch, or the result is not what it says.
-        BundleError: the patch is malformed or asks for more than `limits`.
-        CancelledError: `cancelled` said so.
-        InputError: a file cannot be read.
-        UnavailableError: the disk is full or not writable.
+        BundleError: the file is no patch.
     """
-    disk = disk or RealDisk()
-    with _open(old) as base, _open(patch) as packed, replacing(new, disk=disk) as result:
-        for chunk, checkpoint in decode(base, packed, limits or Limits()):
-            if cancelled is not None and cancelled():
-                raise CancelledError("the patch was not applied to its end", where=new)
-            disk.write(result, chunk)
-            if reached is not None and checkpoint is not None:
-                reached(checkpoint)
+
+    def __init__(self, packed: BinaryIO, limits: Limits) -> None:
+        self._packed, self._limits, self._file = packed, limits, PatchFile(packed)
+        self._header = read_header(self._file, limits)
+        self._chain = self._header.form == Form.CHAIN
+        self.count = self._header.links
+
+    def __iter__(self) -> Iterator[tuple[Readable, Limits]]:
+        """Each patch and what it may ask for; take the next one when the last one is decoded."""
+        if not self._chain:
+            self._packed.seek(0)
+            yield self._packed, self._limits
+            return
+        between = replace(self._limits, file_bytes=self._limits.link_bytes)
+        for number in range(1, self.count + 1):
+            link = Link(self._file, self._file.varint(self._limits.file_bytes, "chain"))
+            yield link, self._limits if number == self.count else between
+            link.read_all()
+
+    def end(self, digest: bytes, size: int) -> None:
+        """Raise unless the file is whole and makes what a chain says that it makes.
+
+        Args:
+            digest, size: of the last patch's result.
+        """
+        if self._chain:
+            if size != self._header.new_size:
+                raise BundleError("a chain makes another size than it says")
+            self._file.check_seal(digest)
+
+
+class Decoding:
+    """One patch on its way to a result. Iterate it once: it yields the result in chunks, and with
+    each segment's last chunk a checkpoint.
+
+    The base is checked before the first chunk, the whole result after the last: it is good once the
+    iteration ends without an error. `made` and `digest` are its size and SHA-256 then.
+
+    Args:
+        base: the base, from its beginning.
+        packed: the patch, from its beginning; not a chain.
+        limits: what the patch may ask for.
+        begun: where an earlier decoding of the same patch stopped.
+        made: SHA-256 over what that one made, which the caller has found to be as `begun` says.
+    """
+
+    def __init__(
+        self,
+        base: BinaryIO,
+        packed: Readable,
+        limits: Limits,
+        begun: Checkpoint | None = None,
+        made: Hash | None = None,
+    ) -> None:
+        self._base, self._file, self._limits = base, PatchFile(packed), limits
+        self._begun, self._state = begun, made or hashlib.sha256()
+        self.made = 0 if begun is None else begun.new_bytes
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what was made so far."""
+        return self._state.digest()
+
+    def __iter__(self) -> Iterator[tuple[bytes, Checkpoint | None]]:
+        """The result in chunks.
+
+        Raises:
+            DigestMismatch: the base is another, or the patch or its result is damaged.
+            BundleError: the patch is malformed or asks for more than `limits`.
+        """
+        header = read_header(self._file, self._limits)
+        self._check_base(header)
+        match header.form:
+            case Form.CHAIN:
+                raise BundleError("a chain within a chain")
+            case Form.SAME:
+                yield from self._same(header)
+            case Form.BASED | Form.ALONE:
+                yield from self._segments(header)
+            case Form.EMPTY:
+                pass
+        if header.form != Form.EMPTY:
+            self._file.check_seal(self.digest)
+        else:
+            self._file.end()
+
+    def _check_base(self, header: Header) -> None:
+        if header.old_size is None:
+            return
+        size = self._base.seek(0, os.SEEK_END)
+        self._base.seek(0)
+        differs = header.form == Form.BASED and base_digest(hash_file(self._base)) != header.base
+        if size != header.old_size or differs:
+            raise DigestMismatch(
+                "this is not the base that the patch was made from",
+                remedy="fetch the whole file instead",
+            )
+
+    def _same(self, header: Header) -> Iterator[tuple[bytes, None]]:
+        for part in _ranges(0, header.new_size):
+            yield self._told(self._read(*part)), None
+
+    def _segments(self, header: Header) -> Iterator[tuple[bytes, Checkpoint | None]]:
+        file, segments = self._file, 0
+        if self._begun is not None:
+            segments = self._begun.segments
+            self._go_to(self._begun, header)
+        while self.made < header.new_size:
+            segments += 1
+            if segments > self._limits.segments:
+                raise BundleError(f"a patch has more than {self._limits.segments} segments")
+            length = file.varint(header.new_size - self.made, "segment")
+            for chunk in self._segment(length, header.old_size or 0):
+                yield self._told(chunk), None
+            yield b"", self._checkpoint(segments, self.made, header.new_size)
+
+    def _told(self, chunk: bytes) -> bytes:
+        self._state.update(chunk)
+        self.made += len(chunk)
+        return chunk
+
+    def _checkpoint(self, segments: int, made: int, size: int) -> Checkpoint:
+        patch = self._file.state.copy().hexdigest()
+        return Checkpoint(segments, self._file.offset, made, size, patch, self.digest.hex())
+
+    def _go_to(self, begun: Checkpoint, header: Header) -> None:
+        """Pass over what `begun` says is done, if it is of this patch."""
+        self._file.skip(max(0, begun.patch_offset - self._file.offset), "segment")
+        there = self._checkpoint(begun.segments, begun.new_bytes, header.new_size)
+        if there != begun:
+            raise DigestMismatch("the checkpoint is of another patch", remedy="begin anew")
+
+    def _segment(self, length: int, old_size: int) -> Iterator[bytes]:
+        payload = self._file.take(
+            self._file.varint(self._limits.payload_bytes, "segment"), "segment"
+        )
+        if payload[:1] == bytes([Method.COPY]):
+            for part in _ranges(_copied(payload, length, old_size), length):
+                yield self._read(*part)
+        elif 0 < length <= self._limits.segment_bytes:
+            yield decode_segment(payload, length, self._read, old_size, self._limits)
+        else:
+            raise BundleError(f"a segment of {length} bytes")
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self._base.seek(offset)
+        data = self._base.read(length)
+        if len(data) != length:
+            raise UnavailableError("the base became shorter while it was read")
+        return data
 
 
 def decode(
     base: BinaryIO, packed: BinaryIO, limits: Limits
 ) -> Iterator[tuple[bytes, Checkpoint | None]]:
-    """The result in chunks; each segment's last comes with a checkpoint.
+    """The result in chunks, on no disk. It is good once this ends without an error.
 
-    The base is checked before the first chunk, the whole result after the last: it is good once
-    this ends without an error.
+    What the patches of a chain make on the way is held in memory, whole.
 
     Args:
         base: the base, from its beginning.
@@ -109,74 +234,14 @@ def decode(
         DigestMismatch: the base is another, or the patch or its result is damaged.
         BundleError: the patch is malformed or asks for more than `limits`.
     """
-    file = PatchFile(packed)
-    header = read_header(file, limits)
-    _check_base(header, base)
-    if header.same:
-        file.check_seal(hash_file(base))
-    state = hashlib.sha256()
-    for chunk, checkpoint in _decode(header, base, file, limits):
-        state.update(chunk)
-        yield chunk, checkpoint
-    if header.new_size and not header.same:
-        file.check_seal(state.digest())
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=path) from error
-
-
-def _check_base(header: Header, base: BinaryIO) -> None:
-    if header.old_size is None:
-        return
-    size = base.seek(0, os.SEEK_END)
-    base.seek(0)
-    differs = not header.same and base_digest(hash_file(base)) != header.base
-    base.seek(0)
-    if size != header.old_size or differs:
-        raise DigestMismatch(
-            "this is not the base that the patch was made from",
-            remedy="fetch the whole file instead",
-        )
-
-
-def _decode(
-    header: Header, base: BinaryIO, packed: PatchFile, limits: Limits
-) -> Iterator[tuple[bytes, Checkpoint | None]]:
-    old_size = header.old_size or 0
-
-    def read(offset: int, length: int) -> bytes:
-        base.seek(offset)
-        data = base.read(length)
-        if len(data) != length:
-            raise UnavailableError("the base became shorter while it was read")
-        return data
-
-    made = segments = 0
-    if header.same:
-        for chunk in _ranges(0, header.new_size):
-            yield read(*chunk), None
-        made = header.new_size
-    while made < header.new_size:
-        segments += 1
-        if segments > limits.segments:
-            raise BundleError(f"a patch has more than {limits.segments} segments")
-        length = packed.varint(header.new_size - made, "segment")
-        size = packed.varint(limits.payload_bytes, "segment")
-        payload = packed.take(size, "segment")
-        made += length
-        checkpoint = Checkpoint(segments, packed.offset, made, header.new_size)
-        if payload[:1] == bytes([Method.COPY]):
-            ranges = list(_ranges(_copied(payload, length, old_size), length))
-            for number, chunk in enumerate(ranges):
-                yield read(*chunk), checkpoint if number == len(ranges) - 1 else None
-        elif 0 < length <= limits.segment_bytes:
-            yield decode_segment(payload, length, read, old_size, limits), checkpoint
+    links = Links(packed, limits)
+    for number, (link, allowed) in enumerate(links, 1):
+        decoding = Decoding(base, link, allowed)
+        if number == links.count:
+            yield from decoding
         else:
-            raise BundleError(f"a segment of {length} bytes")
+            base = io.BytesIO(b"".join(chunk for chunk, _ in decoding))
+    links.end(decoding.digest, decoding.made)
 
 
 def _copied(payload: bytes, length: int, old_size: int) -> int:

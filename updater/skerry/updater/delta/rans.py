@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry.devices.errors import BundleError
-from skerry.updater.delta.tables import SCALE, SCALE_BITS, Tables
+from skerry.updater.delta.tables import CONTEXTS, SCALE, SCALE_BITS, Tables
 from skerry.updater.delta.tokens import ESCAPE, TOKENS
 
 __all__ = ["Decoder", "Encoder"]
@@ -25,9 +25,10 @@ _START_BITS, _START_MASK = np.uint32(13), np.uint32((1 << 13) - 1)
 _ONE_START = np.uint32(1 << 13)
 _BITS = SCALE_BITS - np.log2(np.maximum(np.arange(SCALE + 1), 1))
 _WORD_BITS, _ONE = np.uint32(16), np.uint32(1)
+_WORD_OF_BITS, _LOW_WORD = np.uint64(32), np.int64((1 << 32) - 1)
 _Contexts = NDArray[np.int64]
 _Tokens = NDArray[np.uint8]
-_Bits = NDArray[np.int64]
+_Bits = NDArray[np.int32]
 
 
 class Decoder:
@@ -42,22 +43,30 @@ class Decoder:
     def __init__(self, states: NDArray[np.uint32], words: NDArray[np.uint16], raw: bytes) -> None:
         self._tables = Tables()
         self._states, self._words, self._at = states.astype(np.uint32), words.astype(np.uint32), 0
-        self._raw, self._bit = np.frombuffer(raw + bytes(8), np.uint8), 0
+        self._raw, self._bit = np.frombuffer(raw + bytes(12 - len(raw) % 4), "<u4"), 0
+        self._slots = np.zeros(CONTEXTS * SCALE, np.uint8)
         self._raw_bits = 8 * len(raw)
 
     def tokens(self, contexts: _Contexts, _: _Tokens | None = None) -> _Tokens:
         """The next block: one token for each context."""
-        self._tables.prepare(contexts)
+        due = self._tables.prepare(contexts)
+        if len(due):
+            self._slots.reshape(CONTEXTS, SCALE)[due] = self._tables.slots(due)
         out = np.empty(len(contexts), np.uint8)
-        rows = contexts << SCALE_BITS
-        lanes, slots, words, at = len(self._states), self._tables.slots, self._words, self._at
+        tables = contexts.astype(np.uint32) << np.uint32(8)
+        rows, ranges = tables << np.uint32(4), self._tables.ranges
+        lanes, slots, words, at = len(self._states), self._slots, self._words, self._at
         for begin in range(0, len(contexts), lanes):
             state = self._states[: len(contexts) - begin]
-            packed = slots.take(rows[begin : begin + lanes] | (state & _MASK))
-            out[begin : begin + lanes] = packed  # the lowest byte
+            slot = state & _MASK
+            token = slots.take(rows[begin : begin + lanes] | slot)
+            out[begin : begin + lanes] = token
+            found = ranges.take(tables[begin : begin + lanes] | token)
             state >>= _SHIFT
-            state *= (packed >> _FREQUENCY_AT & _MASK) + _ONE
-            state += packed >> _START_AT
+            state *= found >> _START_BITS
+            found &= _START_MASK
+            slot -= found
+            state += slot
             hungry = (state < _LOW).nonzero()[0]
             taken = words[at : at + len(hungry)]
             at += len(hungry)
@@ -67,22 +76,26 @@ class Decoder:
         self._at = at
         escaped = np.flatnonzero(out == ESCAPE)
         if len(escaped):
-            out[escaped] = self.raw(np.full(len(escaped), 8))
+            out[escaped] = self.raw(np.full(len(escaped), 8, np.int32))
         self._tables.observe(contexts, out)
         return out
 
     def raw(self, widths: _Bits, _: _Bits | None = None) -> _Bits:
         """The next integers without a model, of `widths` (0 to 32) bits each."""
-        ends = np.cumsum(widths)
-        begins = ends - widths + self._bit
+        ends = np.cumsum(widths, dtype=np.int32)
+        ends += self._bit
         if len(widths):
-            self._bit += int(ends[-1])
+            self._bit, begins = int(ends[-1]), ends - widths
+        else:
+            begins = ends
         if self._bit > self._raw_bits:
             raise BundleError("raw bits end too early")
-        window = np.zeros(len(widths), np.int64)
-        for byte in range(5):
-            window |= self._raw[(begins >> 3) + byte].astype(np.int64) << (8 * byte)
-        return (window >> (begins & 7)) & ((np.int64(1) << widths) - 1)
+        at = begins >> 5
+        window = self._raw.take(at + 1).astype(np.uint64)
+        window <<= _WORD_OF_BITS
+        window |= self._raw.take(at)
+        window >>= (begins & 31).astype(np.uint64)
+        return window.astype(np.int32) & ((np.int32(1) << widths) - np.int32(1))
 
     def bits(self, contexts: _Contexts, tokens: _Tokens) -> float:
         """How many bits the last block took."""
@@ -102,8 +115,7 @@ class Encoder:
     def __init__(self) -> None:
         self._tables = Tables()
         self._blocks: list[tuple[NDArray[np.uint32], NDArray[np.uint32]]] = []
-        self._values: list[_Bits] = []
-        self._widths: list[_Bits] = []
+        self._bits = _BitWriter()
         self.cost = 0.0
 
     def tokens(self, contexts: _Contexts, given: _Tokens | None = None) -> _Tokens:
@@ -114,7 +126,7 @@ class Encoder:
         found = ranges.take(contexts * TOKENS + given)
         escaped = (found < _ONE_START).nonzero()[0]
         if len(escaped):
-            self.raw(np.full(len(escaped), 8), given[escaped].astype(np.int64))
+            self.raw(np.full(len(escaped), 8, np.int32), given[escaped].astype(np.int32))
             found[escaped] = ranges[contexts[escaped] * TOKENS + ESCAPE]
         frequency = found >> _START_BITS
         self._blocks.append((frequency, found & _START_MASK))
@@ -125,8 +137,7 @@ class Encoder:
     def raw(self, widths: _Bits, given: _Bits | None = None) -> _Bits:
         """Take integers of `widths` (0 to 32) bits each; returns them."""
         assert given is not None
-        self._widths.append(widths)
-        self._values.append(given)
+        self._bits.add(given, widths)
         self.cost += float(widths.sum())
         return given
 
@@ -147,19 +158,36 @@ class Encoder:
                 state += quotient * (np.uint32(SCALE) - frequency)
                 state += starts[begin : begin + lanes]
         joined = np.concatenate([np.zeros(0, np.uint32), *words])[::-1].astype(np.uint16)
-        return states, joined, self._packed_bits()
+        return states, joined, self._bits.finish()
 
-    def _packed_bits(self) -> bytes:
-        widths = np.concatenate([np.zeros(0, np.int64), *self._widths])
-        values = np.concatenate([np.zeros(0, np.int64), *self._values])
-        used = widths > 0
-        widths, values = widths[used], values[used]
-        total = int(widths.sum())
-        begins = np.cumsum(widths) - widths
-        size = total // 32 + 2
-        shifted = values << (begins & 31)
-        out = np.zeros(size, np.float64)
-        for part in range(2):  # disjoint bits of 32-bit words: their sums are exact
-            bits = shifted >> 32 * part & (1 << 32) - 1
-            out += np.bincount((begins >> 5) + part, bits, size)
-        return out.astype("<u4").tobytes()[: (total + 7) // 8]
+
+class _BitWriter:
+    """Integers of any width from 0 to 32 bits, one after the other, lowest bit first."""
+
+    def __init__(self) -> None:
+        self._done: list[bytes] = []
+        self._carry, self._filled = np.int64(0), 0
+
+    def add(self, values: _Bits, widths: _Bits) -> None:
+        """Append `values` of `widths` bits each."""
+        used = widths.nonzero()[0]
+        if not len(used):
+            return
+        ends = np.cumsum(widths, dtype=np.int32) + self._filled
+        begins = (ends - widths)[used]
+        word = begins >> 5
+        shifted = values[used].astype(np.int64) << (begins & 31)
+        first = np.flatnonzero(np.diff(word, prepend=-1))  # each word has a beginning in it
+        low = np.bitwise_or.reduceat(shifted & _LOW_WORD, first)
+        over = shifted[np.append(first[1:], len(word)) - 1] >> 32
+        low[0] |= self._carry
+        low[1:] |= over[:-1]
+        self._filled = int(ends[-1]) & 31
+        whole = int(ends[-1]) >> 5
+        self._carry = low[whole] if whole < len(low) else over[-1]
+        self._done.append(low[:whole].astype("<u4").tobytes())
+
+    def finish(self) -> bytes:
+        """All of them; the last byte is filled with zeros."""
+        rest = int(self._carry).to_bytes(4, "little")[: (self._filled + 7) // 8]
+        return b"".join([*self._done, rest])

@@ -138,6 +138,7 @@ def _run(streams: Streams, read: ReadBase) -> bytes:
 
 
 def _tensors(streams: Streams, read: ReadBase) -> Iterator[bytes]:
+    """The tensors in the order of the operations."""
     found = [(op.base, op.geometry) for op in streams.operations if op.geometry is not None]
     if streams.coder is None:
         return iter(())
@@ -145,4 +146,5 @@ def _tensors(streams: Streams, read: ReadBase) -> Iterator[bytes]:
     def old(i: int) -> bytes:
         return read(found[i][0], found[i][1].length)
 
-    return code_tensors(streams.coder, [geometry for _, geometry in found], old)
+    made = dict(code_tensors(streams.coder, [geometry for _, geometry in found], old))
+    return (made.pop(i) for i in range(len(found)))

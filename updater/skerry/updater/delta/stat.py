@@ -19,7 +19,7 @@ from skerry.updater.delta.program import Kind
 from skerry.updater.delta.rans import Decoder
 from skerry.updater.delta.segment import Method, ReadBase, Streams, read_streams
 from skerry.updater.delta.tensors import code_tensors
-from skerry.updater.delta.wire import SEAL_BYTES, PatchFile, Reader, read_header
+from skerry.updater.delta.wire import SEAL_BYTES, Form, Header, Link, PatchFile, Reader, read_header
 
 __all__ = ["DeltaStat", "Part", "stat"]
 
@@ -85,24 +85,42 @@ def stat(patch: Path, *, old: Path | None = None, limits: Limits | None = None) 
         base = _base(old)
         with patch.open("rb") as opened:
             file = PatchFile(opened)
-            header = read_header(file, limits)
-            parts = [Part("header", "", 0, file.offset)]
-            made = header.new_size if header.same else 0
-            while made < header.new_size:
-                begin = file.offset
-                length = file.varint(header.new_size - made, "segment")
-                payload = file.take(file.varint(limits.payload_bytes, "segment"), "segment")
-                framing = file.offset - begin - len(payload)
-                size = len(base) if base is not None else header.old_size or 0
-                parts += _segment(payload, length, framing, base, size, limits)
-                made += max(length, 1)
-            if header.new_size:
-                file.take(SEAL_BYTES, "seal")
-                parts.append(Part("seal", "", 0, SEAL_BYTES))
+            header, parts = _patch(file, base, limits)
             file.end()
             return DeltaStat(file.offset, header.new_size, header.old_size, tuple(parts))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=patch) from error
+
+
+def _patch(file: PatchFile, base: memoryview | None, limits: Limits) -> tuple[Header, list[Part]]:
+    """The header of a patch and its parts, its own seal the last."""
+    header = read_header(file, limits)
+    parts = [Part("header", "", 0, file.offset)]
+    if header.form == Form.CHAIN:
+        parts += _links(file, header.links, limits)
+    made = 0
+    while header.form in (Form.BASED, Form.ALONE) and made < header.new_size:
+        begin = file.offset
+        length = file.varint(header.new_size - made, "segment")
+        payload = file.take(file.varint(limits.payload_bytes, "segment"), "segment")
+        framing = file.offset - begin - len(payload)
+        size = len(base) if base is not None else header.old_size or 0
+        parts += _segment(payload, length, framing, base, size, limits)
+        made += max(length, 1)
+    if header.form != Form.EMPTY:
+        file.take(SEAL_BYTES, "seal")
+        parts.append(Part("seal", "", 0, SEAL_BYTES))
+    return header, parts
+
+
+def _links(file: PatchFile, count: int, limits: Limits) -> Iterator[Part]:
+    """One part for each patch of a chain, with its frame."""
+    for number in range(count):
+        begin = file.offset
+        link = Link(file, file.varint(limits.file_bytes, "chain"))
+        header, _ = _patch(PatchFile(link), None, limits)
+        link.read_all()
+        yield Part(f"patch {number + 1} of {count}", "chain", header.new_size, file.offset - begin)
 
 
 def _base(old: Path | None) -> memoryview | None:
@@ -165,8 +183,8 @@ class _Meter:
         return found
 
     def raw(
-        self, widths: NDArray[np.int64], _: NDArray[np.int64] | None = None
-    ) -> NDArray[np.int64]:
+        self, widths: NDArray[np.int32], _: NDArray[np.int32] | None = None
+    ) -> NDArray[np.int32]:
         self.bits += float(widths.sum())
         return self._decoder.raw(widths)
 
@@ -182,13 +200,10 @@ def _tensors(
     def old(i: int) -> bytes:
         return read(found[i][0], found[i][1].length)
 
-    bits, entropies = [], []
-    pieces = code_tensors(meter, [geometry for _, geometry in found], old)
-    before = 0.0
-    for i, piece in enumerate(pieces):
-        bits.append(meter.bits - before)
-        before = meter.bits
-        entropies.append(_entropy(found[i][1], old(i), piece))
+    bits, entropies, before = [0.0] * len(found), [0.0] * len(found), 0.0
+    for i, piece in code_tensors(meter, [geometry for _, geometry in found], old):
+        bits[i], before = meter.bits - before, meter.bits
+        entropies[i] = _entropy(found[i][1], old(i), piece)
     shares = _apportioned(bits, size)
     for (offset, geometry), share, entropy in zip(found, shares, entropies, strict=True):
         name = names.get(offset, f"at {offset}")
@@ -201,7 +216,7 @@ def _entropy(geometry: Geometry, old: bytes, new: bytes) -> float:
     element = geometry.element
     was = element.ordered(geometry.canonical(old))
     now = element.ordered(geometry.canonical(new, new=True))
-    values = element.differences(now, was).ravel()
+    values = element.differences(now, was).ravel().astype(np.int64)
     folded = np.where(values < 0, -2 * values - 1, 2 * values)
     total = 0.0
     for plane in range(element.bytes):

@@ -39,7 +39,8 @@ _UNIT = 16
 _PRIOR_OF_LEVEL = 64
 _PRIOR_OF_CONTEXT = 80
 _SIDE_LEVEL = 3
-_FEW = 1 << 14
+_START_MASK, _START_BITS = np.uint32((1 << 13) - 1), np.uint32(13)
+_ONE, _BYTE, _START_AT = np.uint32(1), np.uint32(8), np.uint32(20)
 
 
 @cache
@@ -73,35 +74,45 @@ def expected(level: int) -> NDArray[np.int64]:
 class Tables:
     """What is known so far about the tokens of each context.
 
-    `slots[context * SCALE + slot]` packs token | (frequency − 1) << 8 | (slot − start) << 20, and
     `ranges[context * TOKENS + token]` packs start | frequency << 13.
     """
 
     def __init__(self) -> None:
         self.ranges = np.zeros(CONTEXTS * TOKENS, np.uint32)
-        self.slots = np.zeros(CONTEXTS * SCALE, np.uint32)
         self._counts = np.zeros((CONTEXTS, TOKENS), np.int64)
         self._seen = np.zeros(CONTEXTS, np.int64)
         self._due = np.zeros(CONTEXTS, np.int64)
+        self._local = np.zeros(CONTEXTS, np.int64)
+        self._used = np.zeros(0, np.int64)
 
-    def prepare(self, contexts: NDArray[np.integer]) -> None:
-        """Bring the tables of `contexts` up to date where enough was learnt since then."""
-        used = np.flatnonzero(np.bincount(contexts, minlength=CONTEXTS))
+    def prepare(self, contexts: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Bring the tables of `contexts` up to date where enough was learnt since then.
+
+        Returns:
+            Those whose tables changed.
+        """
+        used = self._used = np.flatnonzero(np.bincount(contexts, minlength=CONTEXTS))
         due = used[self._seen[used] >= self._due[used]]
         if len(due):
             self._make(due)
             self._due[due] = self._seen[due] * 9 // 8 + 4
+        return due
 
     def observe(self, contexts: NDArray[np.integer], tokens: NDArray[np.uint8]) -> None:
-        """Learn that these tokens were coded in these contexts."""
-        both = contexts * TOKENS + tokens
-        if len(both) < _FEW:
-            np.add.at(self._counts.reshape(-1), both, 1)
-            np.add.at(self._seen, contexts, 1)
-            return
-        sums = np.bincount(both, minlength=CONTEXTS * TOKENS).reshape(CONTEXTS, TOKENS)
-        self._counts += sums
-        self._seen += sums.sum(1)
+        """Learn that these tokens were coded in these contexts, the last that were prepared."""
+        used = self._used
+        self._local[used] = np.arange(len(used)) * TOKENS
+        both = self._local.take(contexts)
+        both += tokens
+        sums = np.bincount(both, minlength=len(used) * TOKENS).reshape(-1, TOKENS)
+        self._counts[used] += sums
+        self._seen[used] += sums.sum(1)
+
+    def slots(self, contexts: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The token that each slot of these contexts stands for: [contexts, SCALE]."""
+        frequency = self.ranges.reshape(CONTEXTS, TOKENS)[contexts] >> _START_BITS
+        tokens = np.tile(np.arange(TOKENS, dtype=np.uint8), len(contexts))
+        return np.repeat(tokens, frequency.ravel()).reshape(-1, SCALE)
 
     def _make(self, due: NDArray[np.int64]) -> None:
         levels, of = np.unique(due // BINS, return_inverse=True)
@@ -118,13 +129,6 @@ class Tables:
         frequency = _apportioned(weights, self._counts[due] > 0)
         start = np.cumsum(frequency, 1) - frequency
         self.ranges.reshape(CONTEXTS, TOKENS)[due] = start | frequency << 13
-        tokens = np.arange(TOKENS, dtype=np.int64)
-        packed = np.broadcast_to(tokens, frequency.shape) | (frequency - 1) << 8
-        slot = np.tile(np.arange(SCALE), len(due))
-        flat = frequency.reshape(-1)
-        filled = np.repeat(packed.reshape(-1), flat)
-        filled |= (slot - np.repeat(start.reshape(-1), flat)) << 20
-        self.slots.reshape(CONTEXTS, SCALE)[due] = filled.reshape(-1, SCALE)
 
 
 def _apportioned(weights: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -9,80 +9,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.devices.errors import BundleError
+from skerry.updater.delta.cells import cell_of, code_places, near_zero, units
 from skerry.updater.delta.geometry import Element, Geometry, Unsigned
+from skerry.updater.delta.sides import Expectation, code_expectations
 from skerry.updater.delta.tables import BINS, LEVELS, LOWEST_LEVEL
-from skerry.updater.delta.tokens import FIRST_LARGE, RAW_BITS, split, value_of, with_raw
+from skerry.updater.delta.values import Coder, code_values
 
-__all__ = ["Coder", "Expectation", "code_tensors", "scaled"]
+__all__ = ["Guide", "code_tensors", "referred"]
 
-_Integers = NDArray[np.int64]
+_Integers = NDArray[np.int32]
+Guide = tuple[Unsigned, Unsigned]
+"""The old and the new elements of a tensor that another one follows."""
 
 _BLOCK = 1 << 16
-_SIDE_BLOCK = 256
-_ROWS, _COLUMNS, _RATIOS, _RELATIVE = 1, 2, 4, 8
 _UNKNOWN = BINS - 1
 _BIN_STARTS = (2, 6, 11, 19, 31, 51)
-_BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right").astype(np.int64)
+_BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right").astype(np.int32)
 _NEAR_BITS = 20
 _NEAR = np.array(  # 8 · 2^(_NEAR_BITS − level / 2), rounded
     [(isqrt(1 << 108 - (level + LOWEST_LEVEL)) >> 30) + 1 >> 1 for level in range(LEVELS)],
     np.int64,
 )
 _MOST_NEAR = 1 << 28
-_MOST_LEVEL = 4096
-_START_LEVEL = {
-    Element.INT8: 0,
-    Element.INT16: 0,
-    Element.INT32: 20,
-    Element.FLOAT16: 30,
-    Element.BFLOAT16: 240,
-    Element.FLOAT32: 260,
-}
+_EXACT = 16
 
 
-class Coder(Protocol):
-    """One direction: `Encoder` takes what is given, `Decoder` finds it."""
-
-    def tokens(
-        self, contexts: _Integers, given: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
-        """One token for each context."""
-
-    def raw(self, widths: _Integers, given: _Integers | None = None) -> _Integers:
-        """One integer for each width in bits."""
+def _near(index: _Integers, values: NDArray[np.int64]) -> NDArray[np.int8]:
+    """How far off values lie, in eighths of what is expected of them."""
+    far = np.clip(values, -_MOST_NEAR, _MOST_NEAR) * _NEAR.take(index) >> _NEAR_BITS
+    confined: NDArray[np.int8] = np.clip(far, -127, 127).astype(np.int8)
+    return confined
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """How large the differences of one tensor are expected to be, in half octaves.
-
-    Attributes:
-        level: of the whole tensor.
-        rows, columns: what each row and column adds to it.
-        ratios: for each row, what the old elements are multiplied by before they are subtracted,
-            as 1 + ratio / 2^ratio_bits of the element. Only where that is not 0.
-        relative: whether the differences of floats go with the floats themselves; they are else
-            expected to be as large whatever the float.
-    """
-
-    level: int
-    rows: _Integers | None = None
-    columns: _Integers | None = None
-    ratios: _Integers | None = None
-    relative: bool = False
-
-    @property
-    def mode(self) -> int:
-        """Which of these there are, as bits."""
-        parts = ((self.rows, _ROWS), (self.columns, _COLUMNS), (self.ratios, _RATIOS))
-        bits = sum(flag for part, flag in parts if part is not None)
-        return bits + (_RELATIVE if self.relative else 0)
+_SMALL_NEAR = np.stack(
+    [_near(np.arange(LEVELS, dtype=np.int32), np.full(LEVELS, v)) for v in range(-16, 17)], 1
+)
 
 
 def code_tensors(
@@ -90,132 +55,90 @@ def code_tensors(
     geometries: Sequence[Geometry],
     old: Callable[[int], bytes],
     given: Sequence[tuple[Expectation, Unsigned]] | None = None,
-) -> Iterator[bytes]:
-    """Code every tensor, and yield each as it lies in the new file.
+) -> Iterator[tuple[int, bytes]]:
+    """Code every tensor, those without a guide first, and yield each as it lies in the new file.
 
     Args:
         coder: an `Encoder`, or a `Decoder`.
         geometries: of the tensors, in order.
         old: i → the old bytes of tensor i.
         given: for an `Encoder`: what to expect, and the new elements [planes, rows, columns].
+
+    Yields:
+        The number of a tensor, and its bytes.
     """
-    expectations = _code_expectations(
+    expectations = code_expectations(
         coder, geometries, None if given is None else [expected for expected, _ in given]
     )
-    for i, geometry in enumerate(geometries):
-        base = geometry.canonical(old(i))
-        yield geometry.laid_out(
-            _code_tensor(
-                coder, geometry, expectations[i], base, None if given is None else given[i][1]
-            )
-        )
+    leading = {i - e.guide for i, e in enumerate(expectations) if e.guide}
+    guides: dict[int, Guide] = {}
+    for i in sorted(range(len(geometries)), key=lambda i: expectations[i].guide != 0):
+        expected, base = expectations[i], geometries[i].canonical(old(i))
+        now = None if given is None else given[i][1]
+        guide = guides[i - expected.guide] if expected.guide else None
+        made = _code_tensor(coder, geometries[i], expected, base, guide, now)
+        if i in leading:
+            guides[i] = base, made
+        yield i, geometries[i].laid_out(made)
 
 
-def _code_expectations(
-    coder: Coder, geometries: Sequence[Geometry], given: Sequence[Expectation] | None
-) -> list[Expectation]:
-    """First the modes of all tensors, then all levels, rows, columns and ratios."""
-    count = len(geometries)
-    modes = _side(coder, 0, count, None if given is None else [e.mode for e in given])
-    levels = _code_levels(coder, geometries, None if given is None else [e.level for e in given])
-    if ((modes < 0) | (modes > 15)).any():
-        raise BundleError("a tensor's mode is beyond its range")
-
-    def parts(which: int, flag: int, size: Callable[[Geometry], int]) -> list[_Integers | None]:
-        sizes = [size(g) if mode & flag else 0 for g, mode in zip(geometries, modes, strict=True)]
-        joined = None
-        if given is not None:
-            chosen = [(e.rows, e.columns, e.ratios)[which - 2] for e in given]
-            joined = np.concatenate([np.zeros(0, np.int64), *(c for c in chosen if c is not None)])
-        values = _side(coder, which, sum(sizes), joined)
-        cuts = np.split(values, np.cumsum(sizes)[:-1])
-        return [cut if n else None for cut, n in zip(cuts, sizes, strict=True)]
-
-    rows = parts(2, _ROWS, lambda g: g.sizes[2])
-    columns = parts(3, _COLUMNS, lambda g: g.sizes[3])
-    ratios = parts(4, _RATIOS, lambda g: g.sizes[2])
-    return [
-        Expectation(levels[i], rows[i], columns[i], ratios[i], bool(modes[i] & _RELATIVE))
-        for i in range(count)
-    ]
-
-
-def _code_levels(
-    coder: Coder, geometries: Sequence[Geometry], given: Sequence[int] | None
-) -> list[int]:
-    """Each tensor's level as its difference from the last one of the same element type."""
-    before = [
-        next((j for j in range(i - 1, -1, -1) if geometries[j].element is g.element), None)
-        for i, g in enumerate(geometries)
-    ]
-    steps = None
-    if given is not None:
-        steps = [
-            level - (_START_LEVEL[g.element] if last is None else given[last])
-            for level, last, g in zip(given, before, geometries, strict=True)
-        ]
-    levels: list[int] = []
-    found = _side(coder, 1, len(geometries), steps)
-    for step, last, geometry in zip(found.tolist(), before, geometries, strict=True):
-        levels.append(step + (_START_LEVEL[geometry.element] if last is None else levels[last]))
-    if any(abs(level) > _MOST_LEVEL for level in levels):
-        raise BundleError("a tensor's level is beyond its range")
-    return levels
-
-
-def _side(
-    coder: Coder, which: int, count: int, given: Sequence[int] | _Integers | None
-) -> _Integers:
-    """Integers beside the tensors, each kind in a context of its own."""
-    values = None if given is None else np.asarray(given, np.int64)
-    context = (LEVELS + which) * BINS
-    found = [np.zeros(0, np.int64)]
-    for begin in range(0, count, _SIDE_BLOCK):
-        end = min(begin + _SIDE_BLOCK, count)
-        part = None if values is None else values[begin:end]
-        found.append(_values(coder, np.full(end - begin, context), None, part))
-    return np.concatenate(found)
-
-
-def _values(
-    coder: Coder, contexts: _Integers, flipped: NDArray[np.bool_] | None, given: _Integers | None
-) -> _Integers:
-    """One signed integer for each context; where `flipped`, its negative is what is coded."""
-    tokens = raw = None
-    if given is not None:
-        tokens, raw = split(given if flipped is None else np.where(flipped, -given, given))
-    tokens = coder.tokens(contexts, tokens)
-    found = value_of(tokens)
-    large = (tokens >= FIRST_LARGE).nonzero()[0]
-    if len(large):
-        widths = RAW_BITS[tokens[large]]
-        bits = coder.raw(widths, None if raw is None else raw[large])
-        found[large] = with_raw(tokens[large], bits)
-    return found if flipped is None else np.where(flipped, -found, found)
-
-
-def scaled(element: Element, old: Unsigned, ratios: _Integers) -> tuple[Unsigned, _Integers | None]:
-    """Rows times their ratios: the nearest elements as ordered integers, and what is left.
+def referred(
+    element: Element, old: Unsigned, ratios: _Integers | None, guide: Guide | None
+) -> tuple[Unsigned, NDArray[np.int64] | None]:
+    """What the new elements are expected to be.
 
     Args:
         element: the elements' type.
         old: [rows, columns].
-        ratios: [rows].
+        ratios: [rows], or none.
+        guide: what the elements follow, or none; the same shape.
 
     Returns:
-        The products, and for INT8 how far each lies below the exact one, in 2^−ratio_bits.
+        Ordered integers, and for INT8 with ratios how far each lies below the exact product, in
+        2^−ratio_bits.
     """
     bits = element.ratio_bits
+    if guide is None and (ratios is None or not bits):
+        return element.ordered(old), None
     if element is Element.INT8:
-        exact = old.view(np.int8).astype(np.int64) * ((1 << bits) + ratios[:, None])
+        assert ratios is not None
+        exact = old.view(np.int8).astype(np.int64) * (
+            (1 << bits) + ratios[:, None].astype(np.int64)
+        )
         near = (exact + (1 << bits - 1)) >> bits
         return np.clip(near, -128, 127).astype(np.uint8), exact - (near << bits)
     form = np.dtype(f"<f{element.bytes}")
     with np.errstate(all="ignore"):
-        factors = 1 + ratios[:, None] / (1 << bits)
-        product = (old.view(form).astype(np.float64) * factors).astype(form)
-    finite = np.isfinite(product) & np.isfinite(old.view(form))
-    return element.ordered(np.where(finite, product.view(element.dtype), old)), None
+        product = old.view(form).astype(np.float64)
+        if guide is not None:
+            was, now = (elements.view(form).astype(np.float64) for elements in guide)
+            product *= now / was
+        if ratios is not None:
+            product *= 1 + ratios[:, None] / (1 << bits)
+        rounded = product.astype(form)
+    finite = np.isfinite(rounded) & np.isfinite(old.view(form))
+    return element.ordered(np.where(finite, rounded.view(element.dtype), old)), None
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some rows of a plane: what encoder and decoder know of them.
+
+    Attributes:
+        old: the old elements.
+        reference: what the new ones are expected to be, as ordered integers.
+        rest: how far the references of INT8 lie below the exact ones.
+        levels: how large the differences are expected to be.
+        beside: where the neighbours in earlier planes lie, if there are any.
+        given: for an `Encoder`: the new elements.
+    """
+
+    old: Unsigned
+    reference: Unsigned
+    rest: NDArray[np.int64] | None
+    levels: _Integers
+    beside: _Integers | None
+    given: Unsigned | None
 
 
 def _code_tensor(
@@ -223,6 +146,7 @@ def _code_tensor(
     geometry: Geometry,
     expected: Expectation,
     base: Unsigned,
+    guide: Guide | None,
     given: Unsigned | None,
 ) -> Unsigned:
     """The new elements [planes, rows, columns], plane after plane, in blocks of whole rows."""
@@ -232,56 +156,108 @@ def _code_tensor(
     near = np.zeros(base.shape if planes > 1 else (0, rows, columns), np.int8)
     step = max(1, _BLOCK // columns)
     for plane in range(planes):
+        beside = [plane - 1] * bool(plane % width) + [plane - width] * (plane >= width)
         for top in range(0, rows, step):
             part = slice(top, min(top + step, rows))
             old = base[plane, part]
-            levels = _levels(element, expected, old, part)
-            reference, pull = _prediction(element, expected, old, part, levels)
-            for beside in (plane - 1,) * bool(plane % width) + (plane - width,) * (plane >= width):
-                pull = near[beside, part].astype(np.int64) + (0 if pull is None else pull)
-            contexts, flipped = _contexts(levels, pull)
-            values = None
-            if given is not None:
-                new = element.ordered(given[plane, part])
-                values = element.differences(new, reference).ravel()
-            found = _values(coder, contexts, flipped, values).reshape(old.shape)
-            made[plane, part] = element.patterns(reference + found.astype(element.dtype))
-            if planes > 1:
-                small = np.clip(found, -_MOST_NEAR, _MOST_NEAR)
-                near[plane, part] = np.clip(small * _NEAR[levels] >> _NEAR_BITS, -127, 127)
+            ratios = None if expected.ratios is None else expected.ratios[part]
+            follow = None if guide is None else (guide[0][plane, part], guide[1][plane, part])
+            block = _Block(
+                old,
+                *referred(element, old, ratios, follow),
+                _levels(expected, old.shape, part),
+                _sum([near[other, part] for other in beside]),
+                None if given is None else given[plane, part],
+            )
+            code = _code_cells if expected.cells else _code_differences
+            made[plane, part], found, index = code(coder, element, expected, block)
+            if plane + 1 < planes:
+                near[plane, part] = _nearness(index, found)
     return made
 
 
-def _levels(element: Element, expected: Expectation, old: Unsigned, part: slice) -> _Integers:
-    """The index of each element's level."""
-    level = np.full(old.shape, expected.level - LOWEST_LEVEL, np.int64)
+def _nearness(index: _Integers, found: _Integers) -> NDArray[np.int8]:
+    """`_near`, by a table for small values."""
+    key = np.clip(found, -_EXACT, _EXACT)
+    large = (np.abs(key) == _EXACT).ravel().nonzero()[0]
+    if 2 * len(large) > found.size:
+        return _near(index, found.astype(np.int64))
+    key += index * (2 * _EXACT + 1) + _EXACT
+    near = _SMALL_NEAR.take(key)
+    if len(large):
+        some = _near(index.ravel()[large], found.ravel()[large].astype(np.int64))
+        near.reshape(-1)[large] = some
+    return near
+
+
+def _levels(expected: Expectation, shape: tuple[int, ...], part: slice) -> _Integers:
+    """How large each difference is expected to be, in half octaves."""
+    levels = np.full(shape, expected.level, np.int32)
     if expected.rows is not None:
-        level += expected.rows[part, None]
+        levels += expected.rows[part, None]
     if expected.columns is not None:
-        level += expected.columns
-    if not expected.relative:
-        level -= element.lifts(old)
-    return np.clip(level, 0, LEVELS - 1)
+        levels += expected.columns
+    return levels
 
 
-def _prediction(
-    element: Element, expected: Expectation, old: Unsigned, part: slice, levels: _Integers
-) -> tuple[Unsigned, _Integers | None]:
-    """What is subtracted from the new elements, and how far they are likely to lie from it."""
-    if expected.ratios is None or not element.ratio_bits:
-        return element.ordered(old), None
-    reference, rest = scaled(element, old, expected.ratios[part])
-    if rest is None:
-        return reference, None
-    return reference, rest * _NEAR[levels] >> _NEAR_BITS + element.ratio_bits
+def _code_differences(
+    coder: Coder, element: Element, expected: Expectation, block: _Block
+) -> tuple[Unsigned, _Integers, _Integers]:
+    """The new elements, by how much they differ from their references; these, and their levels."""
+    index = block.levels - LOWEST_LEVEL
+    if not expected.relative and element.mantissa_bits:
+        index -= element.lifts(block.old)
+    np.clip(index, 0, LEVELS - 1, out=index)
+    pull = block.beside
+    if block.rest is not None:
+        rest = block.rest * _NEAR.take(index) >> _NEAR_BITS + element.ratio_bits
+        pull = rest.astype(np.int32) if pull is None else pull + rest.astype(np.int32)
+    values = None
+    if block.given is not None:
+        values = element.differences(element.ordered(block.given), block.reference).ravel()
+    found = code_values(coder, *_contexts(index, pull), values).reshape(index.shape)
+    made = element.patterns(block.reference + found.astype(element.dtype))
+    return made, found, index
+
+
+def _code_cells(
+    coder: Coder, element: Element, _: Expectation, block: _Block
+) -> tuple[Unsigned, _Integers, _Integers]:
+    """The new floats, by how many cells they lie from their references and by their places there.
+
+    Floats whose references lie next to zero are told as differences all the same.
+    """
+    unit = units(block.levels)
+    bits = element.patterns(block.reference)
+    start = cell_of(bits, unit)
+    close = near_zero(start)
+    index = np.where(close, block.levels - element.lifts(block.old), block.levels - 2 - 2 * unit)
+    index = np.clip(index - LOWEST_LEVEL, 0, LEVELS - 1)
+    values = None
+    if block.given is not None:
+        plain = element.differences(element.ordered(block.given), block.reference)
+        values = np.where(close, plain, cell_of(block.given, unit) - start).ravel()
+    found = code_values(coder, *_contexts(index, block.beside), values).reshape(index.shape)
+    cell = np.where(close, start, start + found)
+    made = code_places(coder, cell, unit, close, block.given)
+    plain_made = element.patterns(block.reference + found.astype(element.dtype))
+    return np.where(close, plain_made, made), found, index
+
+
+def _sum(parts: Sequence[NDArray[np.int8]]) -> _Integers | None:
+    total: _Integers | None = None
+    for part in parts:
+        total = part.astype(np.int32) if total is None else total + part
+    return total
 
 
 def _contexts(
-    levels: _Integers, pull: _Integers | None
-) -> tuple[_Integers, NDArray[np.bool_] | None]:
-    """The context of each element, and where its sign is turned so that the pull is upward."""
-    contexts = levels * BINS
+    index: _Integers, pull: _Integers | None
+) -> tuple[NDArray[np.int64], _Integers | None]:
+    """The context of each element, and −1 where its sign is turned so that the pull is upward."""
+    contexts = index * BINS
     if pull is None:
-        return (contexts + _UNKNOWN).ravel(), None
-    contexts += _BIN[np.minimum(np.abs(pull), len(_BIN) - 1)]
-    return contexts.ravel(), (pull < 0).ravel()
+        contexts += _UNKNOWN
+        return contexts.ravel().astype(np.int64), None
+    contexts += _BIN.take(np.abs(pull), mode="clip")
+    return contexts.ravel().astype(np.int64), (pull >> 31).ravel()

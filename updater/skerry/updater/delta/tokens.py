@@ -2,8 +2,8 @@
 
 A value v with |v| ≤ 15 is the token v + 15. A larger one, whose magnitude m has n bits (5 to 32),
 is the token 31 + 8 (n − 5) + 2 t + s, where t are the two bits below the leading one of m and s is
-1 for a negative value; the other n − 3 bits of m go beside it as they are. Token 255 stands before
-a token that the current table holds to be impossible.
+1 for a negative value; the other n − 3 bits of m go beside it as they are. Values are 32 bits wide.
+Token 255 stands before a token that the current table holds to be impossible.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _large = np.maximum(_token - FIRST_LARGE, 0)
 _lengths = _large // 8 + 5
 _is_large = (_token >= FIRST_LARGE) & (_token != ESCAPE)
 
-RAW_BITS: NDArray[np.int64] = np.where(_is_large, _lengths - 3, 0)
+_widths = np.where(_is_large, _lengths - 3, 0)
+RAW_BITS: NDArray[np.int32] = _widths.astype(np.int32)
 _FLOOR = np.where(
     _is_large,
     (4 + _large // 2 % 4) << np.where(_is_large, _lengths - 3, 0),
@@ -40,34 +41,37 @@ _FLOOR = np.where(
 )
 _FLOOR[ESCAPE] = 0
 _NEGATIVE = np.where(_is_large, _large % 2 == 1, _token < _EXACT)
-_SIGNED = np.where(_NEGATIVE, -_FLOOR, _FLOOR)
-_SIGN = np.where(_NEGATIVE, -1, 1)
+_SIGNED = np.where(_NEGATIVE, -_FLOOR, _FLOOR).astype(np.int32)  # 2^31 and more wrap
+_SIGN = np.where(_NEGATIVE, -1, 1).astype(np.int32)
 
 
-def split(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Values in −2³¹ … 2³¹ → their tokens and the raw bits that go with them."""
-    magnitude = np.abs(values)
-    large = magnitude > _EXACT
-    if not large.any():
-        return (values + _EXACT).astype(np.uint8), np.zeros(len(values), np.int64)
-    length = np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)
-    shift = np.where(large, length - 3, 0)
-    top = magnitude >> shift
-    token = FIRST_LARGE + 8 * (length - 5) + 2 * (top & 3) + (values < 0)
-    return (
-        np.where(large, token, values + _EXACT).astype(np.uint8),
-        np.where(large, magnitude - (top << shift), 0),
-    )
+def split(values: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Values → their tokens and the raw bits that go with them, as 32-bit patterns."""
+    magnitude = np.abs(values).view(np.uint32)  # of −2³¹ too
+    large = (magnitude > _EXACT).nonzero()[0]
+    tokens = (values + _EXACT).astype(np.uint8)
+    raw = np.zeros(len(values), np.int32)
+    if len(large):
+        some = magnitude[large].astype(np.int64)
+        length = (some.astype(np.float64).view(np.int64) >> 52) - 1022
+        shift = length - 3
+        top = some >> shift
+        tokens[large] = FIRST_LARGE + 8 * (length - 5) + 2 * (top & 3) + (values[large] < 0)
+        raw[large] = some - (top << shift)
+    return tokens, raw
 
 
-def value_of(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
+def value_of(tokens: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The values of tokens, as if their raw bits were zeros."""
     return _SIGNED.take(tokens)
 
 
-def with_raw(tokens: NDArray[np.uint8], raw: NDArray[np.int64]) -> NDArray[np.int64]:
+def with_raw(tokens: NDArray[np.uint8], raw: NDArray[np.int32]) -> NDArray[np.int32]:
     """The values of large tokens with their raw bits."""
-    return _SIGNED[tokens] + _SIGN[tokens] * raw
+    found = _SIGN.take(tokens)
+    found *= raw
+    found += _SIGNED.take(tokens)
+    return found
 
 
 def bounds(token: int) -> tuple[int, int, bool]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from enum import IntEnum
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from skerry.devices.errors import BundleError, DigestMismatch
 from skerry.updater.delta.limits import Limits
@@ -20,8 +21,11 @@ __all__ = [
     "MAGIC",
     "SEAL_BYTES",
     "VERSION",
+    "Form",
     "Header",
+    "Link",
     "PatchFile",
+    "Readable",
     "Reader",
     "base_digest",
     "hash_file",
@@ -33,11 +37,36 @@ __all__ = [
 ]
 
 MAGIC = 0xE4
-VERSION = 1
+VERSION = 2
 BASE_DIGEST_BYTES = 8
 SEAL_BYTES = 16
-_EMPTY, _SAME, _STANDALONE = 1, 2, 4
 _VARINT_BYTES = 9
+_CHUNK_BYTES = 1 << 20
+
+
+class Readable(Protocol):
+    """What a patch is read from."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes, `count` unless it ends."""
+
+
+class Form(IntEnum):
+    """What a patch is."""
+
+    BASED = 0  # segments over a base
+    EMPTY = 1  # the result is empty
+    SAME = 2  # the result is the base itself
+    ALONE = 3  # segments that read no base
+    CHAIN = 4  # patches, each of which has the last one's result as its base
+
+
+_FORMS_1 = {0: Form.BASED, 1: Form.EMPTY, 2: Form.SAME, 4: Form.ALONE}
+_FORMS_2 = {14: Form.BASED, 10: Form.SAME, 6: Form.ALONE, 15: Form.CHAIN}
+_FORMS = {1: _FORMS_1, 2: _FORMS_2}
+_KINDS = {form: kind for kind, form in _FORMS_2.items()}
+_EMPTY = bytes([MAGIC ^ 0xFF, (VERSION << 4 | _KINDS[Form.BASED]) ^ 0xFF])
+"""The empty patch, which has no seal: many bits away from the beginning of any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +74,18 @@ class Header:
     """What a patch says of the two files.
 
     Attributes:
+        form: what it is.
         new_size: bytes of the result.
-        old_size: bytes of the base; None where the base is not read at all.
+        old_size: bytes of the base; None where the base is not read.
         base: first 8 bytes of the base's SHA-256; empty where the base is not read.
-        same: whether the result is the base itself.
+        links: how many patches a chain holds.
     """
 
+    form: Form
     new_size: int
-    old_size: int | None
-    base: bytes
-    same: bool = False
+    old_size: int | None = None
+    base: bytes = b""
+    links: int = 1
 
 
 def base_digest(digest: bytes) -> bytes:
@@ -140,7 +171,7 @@ class Reader:
 class PatchFile:
     """A patch read from its beginning, each byte once, and hashed on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file, self.state, self.offset = file, hashlib.sha256(), 0
 
     def take(self, count: int, what: str) -> bytes:
@@ -151,6 +182,11 @@ class PatchFile:
         self.state.update(data)
         self.offset += count
         return data
+
+    def skip(self, count: int, what: str) -> None:
+        """Pass over the next `count` bytes."""
+        while count:
+            count -= len(self.take(min(count, _CHUNK_BYTES), what))
 
     def varint(self, most: int, what: str) -> int:
         """The next unsigned integer, at most `most`."""
@@ -180,17 +216,41 @@ class PatchFile:
             raise BundleError("bytes follow the end of the patch", remedy="fetch it again")
 
 
+class Link:
+    """One patch of a chain as a file of its own, read through the chain's.
+
+    Args:
+        chain: at the link's first byte.
+        length: of the link in bytes.
+    """
+
+    def __init__(self, chain: PatchFile, length: int) -> None:
+        self._chain, self.left = chain, length
+
+    def read(self, count: int) -> bytes:
+        """At most `count` of the bytes that are left."""
+        data = self._chain.take(min(count, self.left), "chain")
+        self.left -= len(data)
+        return data
+
+    def read_all(self) -> None:
+        """Pass over what is left."""
+        self._chain.skip(self.left, "chain")
+        self.left = 0
+
+
 def write_header(header: Header) -> bytes:
-    """The header's bytes."""
-    if header.new_size == 0:
-        return bytes([MAGIC, VERSION << 4 | _EMPTY])
-    if header.same:
-        start = bytes([MAGIC, VERSION << 4 | _SAME])
-        return start + varint(header.new_size)
-    if header.old_size is None:
-        start = bytes([MAGIC, VERSION << 4 | _STANDALONE])
-    else:
-        start = bytes([MAGIC, VERSION << 4]) + varint(header.old_size) + header.base
+    """The header's bytes, of the newest version."""
+    if header.form == Form.EMPTY:
+        return _EMPTY
+    start = bytes([MAGIC, VERSION << 4 | _KINDS[header.form]])
+    match header.form:
+        case Form.BASED:
+            start += varint(header.old_size or 0) + header.base
+        case Form.CHAIN:
+            start += varint(header.links)
+        case _:
+            pass
     return start + varint(header.new_size)
 
 
@@ -200,26 +260,31 @@ def read_header(file: PatchFile, limits: Limits) -> Header:
     Raises:
         BundleError: it is no patch, of a later version, or claims sizes beyond `limits`.
     """
-    magic, kind = file.take(2, "header")
+    start = file.take(2, "header")
+    if start == _EMPTY:
+        return Header(Form.EMPTY, 0)
+    magic, kind = start
     if magic != MAGIC:
         raise BundleError("this is not a skerry patch", remedy="give the file `create` wrote")
-    if kind >> 4 != VERSION:
+    if kind >> 4 not in _FORMS:
         raise BundleError(
             f"patch format version {kind >> 4} is not known here", remedy="update skerry"
         )
-    match kind & 15:
-        case 1:
-            file.end()
-            return Header(0, None, b"")
-        case 2:
+    match _FORMS[kind >> 4].get(kind & 15):
+        case Form.EMPTY:
+            return Header(Form.EMPTY, 0)
+        case Form.SAME:
             size = _size(file, limits)
-            return Header(size, size, b"", same=True)
-        case 0:
+            return Header(Form.SAME, size, size)
+        case Form.BASED:
             old_size = file.varint(limits.file_bytes, "header")
             base = file.take(BASE_DIGEST_BYTES, "header")
-            return Header(_size(file, limits), old_size, base)
-        case 4:
-            return Header(_size(file, limits), None, b"")
+            return Header(Form.BASED, _size(file, limits), old_size, base)
+        case Form.ALONE:
+            return Header(Form.ALONE, _size(file, limits))
+        case Form.CHAIN:
+            links = file.varint(limits.links, "header")
+            return Header(Form.CHAIN, _size(file, limits), links=links)
         case _:
             raise BundleError(f"unknown kind of patch {kind & 15}", remedy="update skerry")
 
@@ -234,6 +299,6 @@ def _size(file: PatchFile, limits: Limits) -> int:
 def hash_file(file: BinaryIO) -> bytes:
     """The SHA-256 of what is left of `file`."""
     state = hashlib.sha256()
-    while chunk := file.read(1 << 20):
+    while chunk := file.read(_CHUNK_BYTES):
         state.update(chunk)
     return state.digest()
