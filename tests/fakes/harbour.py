@@ -47,13 +47,17 @@ class Harbour:
         )
         self.woken: list[str] = []
         self.prepared: list[str] = []
+        self.asked: list[tuple[str, str]] = []
         self.conductor = self.new_conductor()
         self._seq = 0
 
     def new_conductor(self) -> Conductor:
         """As after a restart of the server."""
         return Conductor(
-            self.fleet, lambda device: self.woken.append(str(device)), self.prepared.append
+            self.fleet,
+            lambda device: self.woken.append(str(device)),
+            self.prepared.append,
+            lambda base, release: self.asked.append((base, release)),
         )
 
     def publish(self, *counters: int) -> None:

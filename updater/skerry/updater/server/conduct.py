@@ -61,12 +61,18 @@ class Conductor:
         fleet: what it works on.
         wake: called for a device that has something new to fetch.
         prepare: called with a release before its rollout goes on, to make deltas.
+        ask: called with what a chosen device runs and the release it is to run, to make the delta
+            between them if there is none yet.
     """
 
     def __init__(
-        self, fleet: Fleet, wake: Callable[[DeviceId], None], prepare: Callable[[str], object]
+        self,
+        fleet: Fleet,
+        wake: Callable[[DeviceId], None],
+        prepare: Callable[[str], object],
+        ask: Callable[[str, str], object],
     ) -> None:
-        self._fleet, self._wake, self._prepare = fleet, wake, prepare
+        self._fleet, self._wake, self._prepare, self._ask = fleet, wake, prepare, ask
         self._lock = RLock()
         self._stirred = Event()
         self._prepared: set[str] = set()
@@ -191,6 +197,8 @@ class Conductor:
         match action:
             case Choose(device, stage):
                 rollouts.put(rollout_id, Assignment(device, stage, since=now))
+                chosen = self._fleet.store.registry.device(device)
+                self._ask(chosen.active if chosen else "", rollout.release)
             case Offer(device):
                 self._fleet.director.assign(DeviceId(device), self._release(rollout.release))
                 self._move(rollout, device, "offer", now)

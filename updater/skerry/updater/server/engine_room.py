@@ -15,7 +15,7 @@ from skerry.telemetry.messages import Command
 from skerry.telemetry.mqtt import MqttLink, MqttOptions
 from skerry.telemetry.topics import Address
 from skerry.updater.server.conduct import Conductor
-from skerry.updater.server.deltas import make_deltas
+from skerry.updater.server.deltas import DeltaMaker
 from skerry.updater.server.doorman import COLLECTOR
 from skerry.updater.server.drift import DriftWatch
 from skerry.updater.server.fleet import Fleet
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class EngineRoom:
-    """The threads beside HTTP: the collector, and the turns of the rollouts.
+    """The threads beside HTTP: the collector, the turns of the rollouts, and patches on demand.
 
     Args:
         host, port: where the broker listens.
@@ -40,9 +40,8 @@ class EngineRoom:
         self, fleet: Fleet, host: str, port: int, secret: str, tls: ServerTls | None = None
     ) -> None:
         self._fleet, self._ending, self._tls = fleet, Event(), tls
-        self.conductor = Conductor(
-            fleet, self._wake, lambda release: make_deltas(fleet, release, self._ending)
-        )
+        self._deltas = DeltaMaker(fleet, self._ending)
+        self.conductor = Conductor(fleet, self._wake, self._deltas.prepare, self._deltas.ask)
         self._sink = FleetSink(fleet.store, fleet.tenant, fleet.clock, self.conductor.stir)
         self._drift = DriftWatch(fleet)
         options = MqttOptions(
@@ -53,18 +52,24 @@ class EngineRoom:
             tls=None if tls is None else _to_ourselves(),
         )
         self._collector = Collector(MqttLink(options), self._sink, clock=fleet.clock)
-        self._thread = Thread(target=self._work, name="rollouts", daemon=True)
+        self._threads = [
+            Thread(target=self._work, name="rollouts", daemon=True),
+            Thread(target=self._deltas.work, name="deltas", daemon=True),
+        ]
 
     def start(self) -> None:
-        """Begin both."""
+        """Begin all of them."""
         self._collector.start()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End both, once what was taken is stored."""
+        """End all of them, once what was taken is stored."""
         self._ending.set()
         self.conductor.stir()
-        self._thread.join()
+        self._deltas.stir()
+        for thread in self._threads:
+            thread.join()
         self._collector.stop()
 
     def counters(self) -> dict[str, int]:

@@ -36,6 +36,10 @@ class ServerLimits:
         window_days, event_days: how long windows and events are kept; sums are kept for ever.
         prune_seconds: time between two looks at what is too old.
         delta_seconds: longest that one patch may take to make.
+        delta_bases: from how many releases patches are made before a rollout goes on: those that
+            most devices run.
+        delta_queue: most patches from other releases that wait to be made.
+        delta_links: most patches in a chain.
         drift_windows: newest windows of a device that a drift verdict rests on.
         drift_seconds: least time between two drift verdicts on one device.
     """
@@ -55,6 +59,9 @@ class ServerLimits:
     event_days: float = 365
     prune_seconds: float = 3600.0
     delta_seconds: float = 1800.0
+    delta_bases: int = 4
+    delta_queue: int = 64
+    delta_links: int = 4
     drift_windows: int = 60
     drift_seconds: float = 2.0
 
