@@ -7,7 +7,7 @@ from skerry.runtime.bundle.reader import Bundle
 from skerry.updater.agent.fetching import Fetching
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
-from skerry.updater.agent.update import Models
+from skerry.updater.agent.trial import Models
 from skerry.updater.store.slots import Held, fallen_back
 from skerry.updater.store.store import Store
 

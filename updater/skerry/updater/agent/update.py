@@ -7,7 +7,6 @@ left off.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Literal, Protocol
@@ -25,22 +24,23 @@ from skerry.devices.errors import (
 )
 from skerry.devices.ids import ReleaseId
 from skerry.runtime.bundle.reader import Bundle
-from skerry.runtime.experiment import Agreement, Shadow
-from skerry.runtime.observe import Observation, Observer
+from skerry.runtime.experiment import Shadow
+from skerry.runtime.observe import Observer
 from skerry.runtime.prepared import Prepared
 from skerry.telemetry.histogram import Histogram
 from skerry.updater.agent.decide import decide
 from skerry.updater.agent.fetching import Fetching
-from skerry.updater.agent.health import HealthLimits, HealthWatch, Verdict, complaint
+from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.report import Reporter
+from skerry.updater.agent.trial import Comparison, Models, Trials
 from skerry.updater.fetch import RefusedError
 from skerry.updater.store import slots as rules
 from skerry.updater.store.slots import Failure, Update
 from skerry.updater.store.store import Store
 from skerry.updater.trust.assignment import Assignment
 
-__all__ = ["Comparison", "Models", "Outcome", "Trust", "UpdateLimits", "Updater"]
+__all__ = ["Outcome", "Trust", "UpdateLimits", "Updater"]
 
 Outcome = Literal["idle", "installed", "failed"]
 
@@ -69,47 +69,11 @@ class Trust(Protocol):
         """The device runs `release` and will not go below it."""
 
 
-class Comparison(Protocol):
-    """Asks the previous release what the one on trial has answered, off the callers' path."""
-
-    def observed(self, call: Observation) -> None:
-        """Keep one call for comparison."""
-
-    def agreement(self) -> Agreement:
-        """What was found so far."""
-
-    def close(self) -> None:
-        """Compare nothing more."""
-
-
-class Models(Protocol):
-    """What the update needs of the runtime."""
-
-    @property
-    def active(self) -> Prepared | None:
-        """What serves."""
-
-    def prepare(self, bundle: Bundle, artifact: str | None = None) -> Prepared:
-        """Load and test without serving."""
-
-    def activate(self, prepared: Prepared) -> None:
-        """Serve it."""
-
-    def forget_previous(self) -> None:
-        """Close what served before."""
-
-    def close(self) -> None:
-        """Serve nothing."""
-
-
 class Updater:
     """Brings the device to what it is assigned, one `poll` at a time.
 
     Args:
-        watch: has an observer of a trial observe the runtime; returns what ends that.
-        latency: how long calls of a release took.
-        compare: begins to compare with the previous release.
-        stop: set when the process shall end.
+        watch, latency, compare, stop: for `Trials`.
     """
 
     def __init__(
@@ -129,10 +93,18 @@ class Updater:
         limits: UpdateLimits | None = None,
     ) -> None:
         self._store, self._trust, self._fetching = store, trust, fetching
-        self._models, self._reporter, self._watch = models, reporter, watch
-        self._latency, self._compare = latency, compare
-        self._clock, self._stop, self._log = clock, stop, log
-        self._limits = limits or UpdateLimits()
+        self._models, self._reporter = models, reporter
+        self._clock, self._log = clock, log
+        self._limits = limits = limits or UpdateLimits()
+        self._trials = Trials(
+            models,
+            watch=watch,
+            latency=latency,
+            compare=compare,
+            clock=clock,
+            stop=stop,
+            limits=limits.health,
+        )
         self._refused: tuple[str, str] | None = None
 
     def poll(self) -> Outcome:
@@ -236,56 +208,16 @@ class Updater:
         self._trial(prepared)
 
     def _trial(self, prepared: Prepared) -> None:
-        limits, before = self._limits.health, self._models.active
-        after = before
         self._log("trial_started", release=self._update.release, artifact=self._update.artifact)
         self._reporter.event("trial_started", self._update.release, update=self._update)
-        verdict: Verdict = "wait"
-        with ExitStack() as stack:
-            stack.callback(lambda: self._go_back(after))
-            agreement = self._compared(before, stack) if limits.agreement else _not_compared
-            watch = HealthWatch(
-                prepared.manifest,
-                self._clock,
-                limits,
-                before=None if before is None else self._latency(before.manifest),
-                agreement=agreement,
-            )
-            stack.callback(self._watch(watch))
-            self._models.activate(prepared)
-            verdict = watch.verdict(self._stop)
-            if verdict == "well":
-                self._store.become(rules.committed(self._store.now))
-                after = prepared
+        verdict, problem = self._trials.run(
+            prepared, lambda: self._store.become(rules.committed(self._store.now))
+        )
         if verdict == "wait":
             self._store.become(rules.postponed(self._store.now))
             raise CancelledError("stopped during a trial", where=self._update.release)
         if verdict == "ill":
-            self._fail("rolled_back", complaint(watch.health, limits))
-
-    def _compared(
-        self, before: Prepared | None, stack: ExitStack
-    ) -> Callable[[], tuple[int, float]]:
-        """Compare with `before` until the trial ends: rows compared, and the share that agreed."""
-        if before is None:
-            return _not_compared
-        comparison = self._compare(before)
-        stack.callback(comparison.close)
-        stack.callback(self._watch(comparison))
-
-        def found() -> tuple[int, float]:
-            agreement = comparison.agreement()
-            return agreement.rows, agreement.argmax
-
-        return found
-
-    def _go_back(self, before: Prepared | None) -> None:
-        """Serve `before` again, unless it serves."""
-        if before is None:
-            self._models.close()
-        elif before is not self._models.active:
-            self._models.activate(before)
-            self._models.forget_previous()
+            self._fail("rolled_back", problem)
 
     def _refetch(self, error: TrustError) -> None:
         """A blob changed on the disk between fetching and loading: fetch it again."""
@@ -331,10 +263,6 @@ class Updater:
         if update is None:
             raise InputError("no update is in progress", where="journal")
         return update
-
-
-def _not_compared() -> tuple[int, float]:
-    return 0, 0.0
 
 
 def _final(status: int) -> bool:

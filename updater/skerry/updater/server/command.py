@@ -24,7 +24,7 @@ import msgspec
 from skerry.devices.clock import SystemClock
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import write_atomically
-from skerry.devices.output import Output, human_bytes
+from skerry.devices.output import Output
 from skerry.updater.server import show
 from skerry.updater.server.client import FleetClient
 
@@ -155,7 +155,9 @@ def run(args: argparse.Namespace, output: Output) -> int:
             document = client.post(f"/v1/devices/{quote(args.device, safe='')}/revoke")
             output.result(document, f"{args.device} is denied from now on")
         case "media":
-            return _media(client, args, output)
+            from skerry.updater.server.carry import write_stick
+
+            return write_stick(client, args.device, args.out, output)
         case "audit":
             return _audit(client, args.verify, output)
     return 0
@@ -240,25 +242,6 @@ def _claim(args: argparse.Namespace, output: Output) -> int:
     write_atomically(args.out, msgspec.json.format(msgspec.json.encode(claim)), mode=0o600)
     text = f"wrote {args.out}, good for one device for {args.minutes:g} minutes"
     output.result({**claim, "out": str(args.out)}, text)
-    return 0
-
-
-def _media(client: FleetClient, args: argparse.Namespace, output: Output) -> int:
-    from skerry.updater.repository import Medium
-
-    blobs = sent = 0
-    with output.progress("writing the medium") as progress:
-        for device in args.device:
-            medium = Medium.parse(client.get(f"/v1/media/{quote(device, safe='')}"))
-            for parcel in medium.missing(args.out):
-                place = medium.place(args.out, parcel)
-                client.save(f"/v1/blobs/sha256/{parcel.name}", place, parcel)
-                blobs, sent = blobs + 1, sent + parcel.size
-                progress.advance(parcel.size, parcel.blob.digest.short)
-            medium.write(args.out)
-    document = {"out": str(args.out), "devices": args.device, "blobs": blobs, "bytes": sent}
-    text = f"wrote {args.out} for {', '.join(args.device)}: {blobs} blobs, {human_bytes(sent)}"
-    output.result(document, f"{text}\nnext: skerry agent update --home DIR --media {args.out}")
     return 0
 
 
