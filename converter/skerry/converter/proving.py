@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,12 @@ class Made:
     emitted: Emitted
     blob: Descriptor
     filename: str
+
+    @property
+    def shipped(self) -> Path:
+        """What is shipped, where it was made."""
+        path = self.emitted.path
+        return path if path.is_file() else path.with_name(f"{path.name}.tar")
 
     @property
     def name(self) -> str:
@@ -159,6 +167,7 @@ def _judge(
         precision=made.emitted.precision,
         path=f"artifacts/{made.filename}",
         bytes=made.blob.size,
+        compressed_bytes=len(zlib.compress(made.shipped.read_bytes(), level=9)),
         bytes_ratio=made.blob.size / baseline.bytes,
         sha256=str(made.blob.digest),
         metric=points,

@@ -51,6 +51,7 @@ class ArtifactResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: relative to the output folder.
+        bytes, compressed_bytes: of the file, and of the file as DEFLATE leaves it (zlib, level 9).
         metric, metric_drop: points, and points below the source.
         agreement: share of rows whose argmax is the source's.
         parity: points between it and the fake-quantized model; 0 for unquantized ones.
@@ -64,6 +65,7 @@ class ArtifactResult(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     path: str
     bytes: int
+    compressed_bytes: int
     bytes_ratio: float
     sha256: str
     metric: float

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from skerry.converter.recipe import Recipe
 from skerry.converter.report.examples import Example, worst
-from skerry.converter.report.svg import Bar, bars, confusion, curve
+from skerry.converter.report.steps import shown_steps
+from skerry.converter.report.svg import Bar, bars, confusion
 from skerry.converter.result import ArtifactResult, Result
 from skerry.devices.output import human_bytes
 
@@ -65,7 +66,7 @@ def build_report(result: Result, recipe: Recipe, evidence: Evidence, *, timings:
         metrics=_metrics(result),
         latencies=bars(_latencies(result)) if timings else Markup(""),
         layers=bars(_layers(result)),
-        curves=[curve(step.loss) for step in result.steps],
+        steps=shown_steps(result),
         examples=_examples(result, recipe, evidence, names),
         confusions=_confusions(result, evidence, names),
     )
