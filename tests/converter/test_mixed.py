@@ -17,7 +17,7 @@ from fakes.networks import RESIDUAL_SIGNATURE, pictures, residual
 from skerry.cli.main import main
 from skerry.converter.emit import emit
 from skerry.converter.emit.support import supported_levels
-from skerry.converter.mixed import Finding, choices, fewest, level_for, worst_first
+from skerry.converter.mixed import Finding, choices, climb, fewest, moves, worst_first
 from skerry.converter.proof import open_runner
 from skerry.converter.quantize import Scheme, calibrate
 from skerry.converter.quantize.alone import alone, sites
@@ -38,10 +38,24 @@ def test_what_costs_points_beyond_doubt_comes_first_then_what_is_noisy() -> None
 def test_the_cheapest_level_that_is_as_quiet_as_the_middle_layer() -> None:
     found = [_finding("a", 10), _finding("b", 40), _finding("c", 50)]
     noise = {"int16": 12.0, "fp16": 60.0, "fp32": 200.0}
-    assert level_for(found[0], found, _LEVELS, noise.__getitem__) == ("fp16", 60.0)
+    quiet = (("fp16", 60.0), ("fp32", 200.0))
+    assert climb(found[0], found, _LEVELS, noise.__getitem__) == quiet
     noise["int16"] = 45.0
-    assert level_for(found[0], found, _LEVELS, noise.__getitem__) == ("int16", 45.0)
-    assert level_for(found[0], found, ("int16",), {"int16": 11.0}.__getitem__) == ("int16", 11.0)
+    assert climb(found[0], found, _LEVELS, noise.__getitem__) == (("int16", 45.0), *quiet)
+    assert climb(found[0], found, ("int16",), {"int16": 11.0}.__getitem__) == (("int16", 11.0),)
+
+
+def test_where_raising_all_is_not_enough_the_noisiest_go_on() -> None:
+    steps = {
+        "a": (("int16", 15.0), ("fp16", 70.0)),
+        "b": (("int16", 11.0), ("fp16", 60.0), ("fp32", 200.0)),
+        "c": (("fp32", 200.0),),
+    }
+    assert [(layer, level) for layer, (level, _) in moves(steps)] == [
+        *[("a", "int16"), ("b", "int16"), ("c", "fp32")],
+        *[("b", "fp16"), ("a", "fp16"), ("b", "fp32")],
+    ]
+    assert moves({}) == ()
 
 
 @pytest.mark.parametrize("most", range(9))

@@ -38,6 +38,12 @@ COMMANDS = (
         "skerry.converter.commands.train",
         "converter",
     ),
+    Entry(
+        "search",
+        "search recipes for the best model within budgets",
+        "skerry.converter.commands.search",
+        "search",
+    ),
     Entry("inspect", "show what a bundle holds", "skerry.runtime.commands.inspect", "onnx"),
     Entry(
         "verify",

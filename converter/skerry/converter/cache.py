@@ -6,12 +6,14 @@ Entries lie in the output folder; those that the last conversion did not use are
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -64,14 +66,26 @@ class Cache:
         if target.is_dir():
             return target, True
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
-        try:
-            make(part)
-            part.rename(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(self.unfinished(parts), ignore_errors=True)
+        with self._only_maker(key):
+            if target.is_dir():
+                return target, True
+            part = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
+            try:
+                make(part)
+                part.rename(target)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(self.unfinished(parts), ignore_errors=True)
         return target, False
+
+    @contextmanager
+    def _only_maker(self, key: str) -> Iterator[None]:
+        """Wait for another process that makes this entry, so that none is made twice."""
+        path = self._folder / f"{key}.lock"
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+            path.unlink(missing_ok=True)  # the entry is there, so whoever comes next needs none
 
     def unfinished(self, parts: object) -> Path:
         """A folder for the state of an entry that is still being made; it outlasts interruptions,

@@ -19,7 +19,7 @@ from skerry.devices.output import Output
 from skerry.devices.targets import TARGETS
 from skerry.runtime.bundle.card import Format, TensorSpec
 
-__all__ = ["emit_all"]
+__all__ = ["emit_all", "emit_one"]
 
 _RECORD = "emitted.json"
 
@@ -51,7 +51,7 @@ def emit_all(
     sources: dict[Format, Made] = {}
 
     def make(form: Format, precision: str, whose: str) -> Made:
-        made = _make(loaded, models, keys, kept, (form, precision, whose))
+        made = emit_one(loaded, models, keys, kept, (form, precision, whose))
         progress.advance(1, made.name)
         return made
 
@@ -67,10 +67,17 @@ def emit_all(
     return artifacts, sources
 
 
-def _make(
+def emit_one(
     loaded: Loaded, models: Models, keys: Keys, kept: Cache, what: tuple[Format, str, str]
 ) -> Made:
-    """One file, from the cache or emitted anew."""
+    """One file, from the cache or emitted anew.
+
+    Args:
+        what: format, precision, and whose model it is: `source`, `floating` or `quantized`.
+
+    Raises:
+        UnsupportedError: an operator has no lowering in the format; it is named.
+    """
     form, precision, whose = what
 
     def write(folder: Path) -> None:

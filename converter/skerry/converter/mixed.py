@@ -1,7 +1,8 @@
 """Mixed precision: which layers are raised, to what, until the gate holds. Pure rules.
 
 What a layer does to the task is seen by rounding it alone. The worst are raised first, each to the
-cheapest level at which it is no noisier than the middle layer.
+cheapest level at which it is no noisier than the middle layer; where that is not enough, the
+noisiest of them go on to the next level.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import msgspec
 
 from skerry.converter.emit.support import Level
 
-__all__ = ["Finding", "LayerChoice", "choices", "fewest", "level_for", "worst_first"]
+__all__ = ["Finding", "LayerChoice", "Step", "choices", "climb", "fewest", "moves", "worst_first"]
+
+Step = tuple[Level, float]  # a level, and the SNR of the outputs in dB with one layer alone there
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -63,30 +66,43 @@ def worst_first(findings: Sequence[Finding], doubt: float) -> tuple[Finding, ...
     return tuple(sorted(findings, key=harm))
 
 
-def level_for(
+def climb(
     finding: Finding,
     findings: Sequence[Finding],
     levels: Sequence[Level],
     noise_at: Callable[[Level], float],
-) -> tuple[Level, float]:
-    """The cheapest level at which a layer is no noisier than the middle one, and its SNR there.
+) -> tuple[Step, ...]:
+    """The levels a layer may be raised to, from the cheapest that is worth it.
 
-    Where none is, the last.
+    That is the first at which it is no noisier than the middle layer, or else the last.
 
     Args:
         levels: those allowed, the cheapest first; not empty.
         noise_at: SNR of the outputs, in dB, with this layer alone at a level.
     """
     enough = statistics.median(one.snr_db for one in findings)
-    for level in levels:
-        found = noise_at(level)
-        if found > finding.snr_db and found >= enough:
-            break
-    return level, found
+    steps = [(level, noise_at(level)) for level in levels]
+    good = [n for n, (_, noise) in enumerate(steps) if noise > finding.snr_db and noise >= enough]
+    return tuple(steps[good[0] if good else -1 :])
+
+
+def moves(steps: Mapping[str, Sequence[Step]]) -> tuple[tuple[str, Step], ...]:
+    """One layer raised after the other, and then the noisiest of them one level more, to the end.
+
+    Args:
+        steps: what `climb` gives for each layer, the worst first.
+    """
+    made = [(layer, climbed[0]) for layer, climbed in steps.items()]
+    at = dict.fromkeys(steps, 0)
+    while open_ := [layer for layer, number in at.items() if number + 1 < len(steps[layer])]:
+        noisiest = min(open_, key=lambda layer: steps[layer][at[layer]][1])
+        at[noisiest] += 1
+        made.append((noisiest, steps[noisiest][at[noisiest]]))
+    return tuple(made)
 
 
 def fewest(most: int, holds: Callable[[int], bool]) -> int | None:
-    """The fewest of 0 … most layers with which the gate holds, or None where none does.
+    """The fewest of 0 … most moves with which the gate holds, or None where none does.
 
     It takes holding for monotone, and so asks for about 2 log2(most) of them.
     """
@@ -105,9 +121,7 @@ def fewest(most: int, holds: Callable[[int], bool]) -> int | None:
     return high
 
 
-def choices(
-    findings: Sequence[Finding], raised: Mapping[str, tuple[Level, float]]
-) -> tuple[LayerChoice, ...]:
+def choices(findings: Sequence[Finding], raised: Mapping[str, Step]) -> tuple[LayerChoice, ...]:
     """The table: every layer and what was decided.
 
     Args:

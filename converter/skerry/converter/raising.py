@@ -18,7 +18,16 @@ from skerry.converter.graph import as_tensors, example_inputs, run
 from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded
 from skerry.converter.metric import agreement, snr_db
-from skerry.converter.mixed import Finding, LayerChoice, choices, fewest, level_for, worst_first
+from skerry.converter.mixed import (
+    Finding,
+    LayerChoice,
+    Step,
+    choices,
+    climb,
+    fewest,
+    moves,
+    worst_first,
+)
 from skerry.converter.proof import Outputs
 from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
 from skerry.converter.quantize.alone import alone, sites
@@ -78,9 +87,9 @@ def chosen_layers(
     def make() -> tuple[LayerChoice, ...]:
         search = _Search(loaded, floating, outputs, scheme, mixed)
         with output.progress("trying each layer alone") as progress:
-            findings, raised = search.candidates(progress)
+            findings, steps = search.candidates(progress)
         with output.progress("raising layers") as progress:
-            return choices(findings, search.raised(raised, progress))
+            return choices(findings, search.raised(steps, progress))
 
     folder, _ = kept.entry(
         ["mixed", keys.quantized],
@@ -93,7 +102,7 @@ def _write(path: Path, table: tuple[LayerChoice, ...]) -> None:
     path.write_bytes(msgspec.json.encode(table))
 
 
-_Raised = dict[str, tuple[Level, float]]
+_Steps = dict[str, tuple[Step, ...]]
 
 
 class _Search:
@@ -114,8 +123,8 @@ class _Search:
             scheme, refinements=tuple(one for one in scheme.refinements if one not in _SLOW)
         )
 
-    def candidates(self, progress: Progress) -> tuple[tuple[Finding, ...], _Raised]:
-        """Every layer alone; and those that may be raised, the worst first."""
+    def candidates(self, progress: Progress) -> tuple[tuple[Finding, ...], _Steps]:
+        """Every layer alone; and where those may go that may be raised, the worst first."""
         loaded, mixed = self._loaded, self._mixed
         graph = calibrated(loaded, self._floating, replace(self._quick, raised=())).decided
         found = {site.layer: site for site in sites(graph)}
@@ -134,24 +143,24 @@ class _Search:
         allowed = mixed.levels or supported_levels(loaded.file.recipe.target.formats)
         ladder = [level for level in supported_levels(()) if level in allowed]
         return tuple(findings), {
-            one.layer: level_for(one, findings, ladder, partial(noise_at, one.layer))
+            one.layer: climb(one, findings, ladder, partial(noise_at, one.layer))
             for one in free[: math.floor(mixed.most * len(findings))]
         }
 
-    def raised(self, candidates: _Raised, progress: Progress) -> _Raised:
-        """The fewest of the candidates, from the first on, with which the gate holds; else all."""
-        first = list(candidates.items())
+    def raised(self, candidates: _Steps, progress: Progress) -> dict[str, Step]:
+        """What the fewest moves give with which the gate holds, or else all of them."""
+        sequence = moves(candidates)
 
         def holds(count: int) -> bool:
+            progress.advance(1, f"{count} of {len(sequence)}")
             if count == 0:
-                progress.advance(1, "none")
                 return self._holds(self._scheme)
-            progress.advance(1, f"{count} of {len(first)}")
-            layers = tuple((name, level) for name, (level, _) in first[:count])
-            return self._holds(replace(self._quick, raised=(*self._scheme.raised, *layers)))
+            layers = {layer: level for layer, (level, _) in sequence[:count]}
+            raised = (*self._scheme.raised, *layers.items())
+            return self._holds(replace(self._quick, raised=raised))
 
-        count = fewest(len(first), holds)
-        return dict(first[: len(first) if count is None else count])
+        count = fewest(len(sequence), holds)
+        return dict(sequence[: len(sequence) if count is None else count])
 
     def _holds(self, scheme: Scheme) -> bool:
         loaded = self._loaded

@@ -5,7 +5,7 @@ Only its form is here; `recipe_file` reads it and says what is wrong with it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,6 +26,7 @@ __all__ = [
     "Precision",
     "Quantize",
     "Recipe",
+    "Search",
     "Source",
     "Target",
 ]
@@ -264,6 +265,26 @@ class Build(Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
+class Search(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `skerry search` may change, and how it goes about it.
+
+    Attributes:
+        space: by dotted key of the recipe, a list of choices or a range `{ low, high, step, log }`;
+            `"step[0]" = [true, false]` says whether a step is taken at all.
+        rungs: shares of epochs and rows that a candidate is tried on, one after the other; the last
+            is 1: the recipe as it is.
+        keep: the share of candidates that goes on to the next rung.
+        wave: how many candidates are proposed at once, from what earlier waves gave.
+        seed: of every proposal.
+    """
+
+    space: dict[str, Any]
+    rungs: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1)] = (0.25, 1)
+    keep: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    wave: Annotated[int, Meta(ge=1, le=256)] = 5
+    seed: _Seed = 0
+
+
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A whole recipe."""
 
@@ -277,6 +298,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     target: Target = Target()
     gate: Gate = Gate()
     build: Build = Build()
+    search: Search | None = None
 
     @property
     def float_steps(self) -> tuple[Step, ...]:

@@ -28,7 +28,7 @@ from skerry.devices.errors import InputError, RecipeError
 from skerry.devices.ids import ModelName
 from skerry.devices.targets import TARGETS
 
-__all__ = ["RecipeFile", "load_recipe"]
+__all__ = ["RecipeFile", "check_document", "load_recipe", "read_document"]
 
 _LARGEST_BYTES = 1 << 20
 _MODEL_SUFFIXES = {".onnx", ".pt2", ".keras", ".h5"}
@@ -116,9 +116,30 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeFile:
     Raises:
         RecipeError: anything is wrong with it.
     """
+    return check_document(path, read_document(path, overrides))
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe as TOML gives it, overridden but not checked yet.
+
+    Raises:
+        RecipeError: it cannot be read, or an override has another form.
+    """
     document = _read(path)
     for override in overrides:
         _override(path, document, override)
+    return document
+
+
+def check_document(path: Path, document: Mapping[str, Any]) -> RecipeFile:
+    """Check a recipe that is read already.
+
+    Args:
+        path: where it lies; paths in it are relative to its folder.
+
+    Raises:
+        RecipeError: anything is wrong with it.
+    """
     try:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:

@@ -1,0 +1,145 @@
+"""The journal of a search: what was decided and what came out, one line each, never changed.
+
+A line is on the disk before anything follows from it. One that a kill cut short is dropped when the
+journal is read again.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skerry.converter.search.budget import Merit
+from skerry.devices.errors import InputError, UnavailableError
+
+__all__ = ["Entry", "Header", "Journal", "StepOutcome"]
+
+_LARGEST_BYTES = 256 << 20
+
+
+class Header(msgspec.Struct, frozen=True, tag="search"):
+    """What the search is about; another search does not go on in its folder.
+
+    Attributes:
+        version: of the journal's form.
+        recipe: fingerprint of the recipe, its space included.
+        budgets: as they were given.
+        seed: of every proposal.
+        latency: how latency is judged.
+    """
+
+    recipe: str
+    budgets: tuple[str, ...]
+    seed: int
+    latency: str
+    version: int = 1
+
+
+class StepOutcome(msgspec.Struct, frozen=True):
+    """What a step did to a candidate: seconds it took, points and parameters behind it."""
+
+    kind: str
+    seconds: float
+    metric: float
+    parameters: int
+
+
+class Entry(msgspec.Struct, frozen=True, tag="trial"):
+    """One candidate at one rung.
+
+    Attributes:
+        trial: its number.
+        rung: how far it went; the last is the whole recipe.
+        values: of the space's keys.
+        merit: what it came to, or None where it failed.
+        problem: why it failed.
+        quantized_metric: points of the model before the artifact was emitted.
+        steps: what each step did.
+        seconds: it took.
+        sha256: of the artifact, at the last rung.
+        measured_ms, measured_ratio: latency by the clock, at the last rung.
+    """
+
+    trial: int
+    rung: int
+    values: dict[str, Any]
+    merit: Merit | None
+    problem: str = ""
+    quantized_metric: float = 0.0
+    steps: tuple[StepOutcome, ...] = ()
+    seconds: float = 0.0
+    sha256: str = ""
+    measured_ms: float = 0.0
+    measured_ratio: float = 0.0
+
+
+class Journal:
+    """The file of one search.
+
+    Args:
+        path: of the file; begun with the header where there is none.
+        header: what the search is about.
+
+    Raises:
+        InputError: the file belongs to another search, or is no journal.
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self._path = path
+        self.entries: dict[tuple[int, int], Entry] = {}
+        if path.exists():
+            self._resume(header)
+        else:
+            self._append(header)
+
+    def record(self, entry: Entry) -> None:
+        """Keep an entry for good.
+
+        Raises:
+            UnavailableError: the disk is full or not writable.
+        """
+        self._append(entry)
+        self.entries[entry.trial, entry.rung] = entry
+
+    def _append(self, line: Header | Entry) -> None:
+        try:
+            with self._path.open("ab") as file:
+                file.write(msgspec.json.encode(line, order="deterministic") + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot write: {error.strerror}", where=self._path, remedy="free some space"
+            ) from error
+
+    def _resume(self, header: Header) -> None:
+        if self._path.stat().st_size > _LARGEST_BYTES:
+            raise InputError(f"more than {_LARGEST_BYTES} bytes", where=self._path)
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(len(whole))
+        lines = whole.splitlines()
+        if not lines:
+            self._append(header)
+            return
+        try:
+            found = msgspec.json.decode(lines[0], type=Header)
+            for line in lines[1:]:
+                entry = msgspec.json.decode(line, type=Entry)
+                self.entries[entry.trial, entry.rung] = entry
+        except msgspec.DecodeError as error:
+            raise InputError(
+                f"is no journal of a search: {error}", where=self._path, remedy="give another --out"
+            ) from error
+        for name in header.__struct_fields__:
+            if getattr(found, name) != getattr(header, name):
+                raise InputError(
+                    f"belongs to a search with another {name}",
+                    where=self._path,
+                    remedy="give another --out, or the recipe and options that it was begun with",
+                )
