@@ -1,15 +1,20 @@
 """A sensor loop that embeds the runtime: a line of numbers in, a line of JSON out.
 
     python examples/gateway/loop.py BUNDLE < readings.csv
+    python examples/gateway/loop.py BUNDLE /run/skerry-gateway/readings
 
-Each line on stdin holds the values of one row of the model's only input, separated by commas, as a
-serial port or `mosquitto_sub` gives them. SIGHUP takes the bundle in again, without missing a
-reading: one that does not pass its golden test is turned down, and the old one goes on.
+Each line on stdin, or in a FIFO that it makes where one is named, holds the values of one row of
+the model's only input, separated by commas, as a serial port or `mosquitto_sub` gives them. SIGHUP
+takes the bundle in again, without missing a reading: one that does not pass its golden test is
+turned down, and the old one goes on. Under systemd (`Type=notify`) it says when it is ready.
 """
 
 import json
+import os
 import signal
+import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,30 +42,56 @@ def row_of(line: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return values.astype(dtype).reshape(1, *shape[1:])
 
 
-def main(path: Path) -> int:
-    options = RuntimeOptions(session=SessionLimits(rows=1))
-    runtime = Runtime.open(path, options)
+def answer(runtime: Runtime, line: str) -> dict[str, object]:
+    """What to say to one reading."""
+    (spec,) = runtime.info().inputs
+    try:
+        found = runtime.answer({spec.name: row_of(line, spec.shape, spec.dtype)})
+    except (SkerryError, ValueError) as error:
+        return {"error": str(error)}
+    scores = next(iter(found.outputs.values()))[0]
+    best = int(scores.argmax())
+    labels = found.release.card.labels
+    return {
+        "label": labels[best] if labels else best,
+        "score": float(scores[best]),
+        "version": found.release.card.version,
+    }
+
+
+def readings(fifo: Path | None) -> Iterator[str]:
+    """Lines of stdin until it ends, or of a FIFO for good, whoever writes to it."""
+    if fifo is None:
+        yield from sys.stdin
+        return
+    fifo.unlink(missing_ok=True)
+    os.mkfifo(fifo, 0o620)
+    # Opened for writing too, so that it never ends when a writer leaves.
+    with os.fdopen(os.open(fifo, os.O_RDWR), "r", encoding="utf-8", errors="replace") as lines:
+        notify("READY=1")
+        yield from lines
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it started us."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(state.encode(), address.replace("@", "\0", 1))
+
+
+def main(path: Path, fifo: Path | None) -> int:
+    runtime = Runtime.open(path, RuntimeOptions(session=SessionLimits(rows=1)))
     signal.signal(signal.SIGHUP, lambda *_: reload(runtime, path))
-    for line in sys.stdin:
-        info = runtime.info()
-        (spec,) = info.inputs
-        try:
-            answer = runtime.answer({spec.name: row_of(line, spec.shape, spec.dtype)})
-        except (SkerryError, ValueError) as error:
-            print(json.dumps({"error": str(error)}), flush=True)
-            continue
-        scores = next(iter(answer.outputs.values()))[0]
-        best = int(scores.argmax())
-        label = info.labels[best] if info.labels else best
-        result = {"label": label, "score": float(scores[best])}
-        print(json.dumps(result | {"version": answer.release.card.version}), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for line in readings(fifo):
+        print(json.dumps(answer(runtime, line)), flush=True)
     runtime.close()
     return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(Path(sys.argv[1])))
+        sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None))
     except SkerryError as error:
         print(error, file=sys.stderr)
         sys.exit(int(error.exit_code))

@@ -44,8 +44,9 @@ def chosen(path, work):
         info = runtime.info()
         runtime.close()
     (found,) = json.loads(file.read_text()).values()
+    threads = found[0]["candidate"][1]["threads"]
     return {
-        "chosen": f"{info.artifact} on {info.engine}, threads {found[0]['candidate'][1]['threads']}",
+        "chosen": f"{info.artifact} on {info.engine}, threads {threads}",
         "measured, the chosen one first": [
             {
                 "artifact": one["candidate"][0],

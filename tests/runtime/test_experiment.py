@@ -1,4 +1,5 @@
 import threading
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,11 @@ from skerry.runtime.prepared import Prepared
 from skerry.runtime.runtime import Runtime
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+class Told:
+    def __init__(self, seen: list[Observation]) -> None:
+        self.observed = seen.append
 
 
 def _candidate(tmp_path: Path, shift: float) -> Prepared:
@@ -109,7 +115,8 @@ def test_the_share_is_about_what_was_asked_and_differs_by_release() -> None:
 def test_a_canary_answers_its_share_and_the_runtime_where_it_cannot(tmp_path: Path) -> None:
     runtime = Runtime.open(make_bundle(tmp_path / "1"))
     candidate = _candidate(tmp_path, 1.0)
-    canary = Canary(runtime, candidate, 0.5)
+    seen: list[Observation] = []
+    canary = Canary(runtime, candidate, 0.5, Told(seen))
     versions = {
         key: canary.answer({"x": X}, key=key).release.card.version
         for key in (str(n).encode() for n in range(50))
@@ -117,6 +124,14 @@ def test_a_canary_answers_its_share_and_the_runtime_where_it_cannot(tmp_path: Pa
     assert set(versions.values()) == {"1", "2"}
     for key, version in versions.items():
         assert canary.answer({"x": X}, key=key).release.card.version == version
+    counts = Counter(versions.values())
+    assert canary.active.answered == 2 * counts["1"]
+    assert canary.candidate.answered == 2 * counts["2"] == len(seen)
+    assert canary.candidate.seconds > 0
+    assert {call.manifest for call in seen} == {candidate.manifest}
+    with pytest.raises(SignatureMismatch):
+        canary.answer({"x": X[0]}, key=next(k for k, v in versions.items() if v == "2"))
+    assert (seen[-1].error, canary.failed) == ("signature", 0)
     candidate.close()
     for key, version in versions.items():
         answer = canary.answer({"x": X}, ["y"], key=key)

@@ -1,10 +1,14 @@
 import json
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fakes.bundles import BIAS, linear, make_bundle
 
@@ -49,3 +53,83 @@ def test_the_loop_answers_reloads_and_turns_a_bad_bundle_down(root: Path, tmp_pa
     finally:
         process.kill()
         process.wait()
+
+
+def _unit(root: Path, name: str, tmp_path: Path) -> str:
+    """A unit with its paths below `tmp_path`, and this environment's programs."""
+    text = (root / "examples/gateway" / name).read_text()
+    cli = tmp_path / "skerry"
+    cli.write_text(f'#!/bin/sh\nexec {sys.executable} -m skerry.cli.main "$@"\n')
+    cli.chmod(0o755)
+    for own, here in (
+        ("/opt/skerry/bin/skerry", str(cli)),
+        ("/opt/skerry/bin/python", sys.executable),
+        ("/opt/skerry/gateway", str(root / "examples/gateway")),
+        ("/var/lib/skerry", str(tmp_path)),
+        ("/run/skerry-gateway", str(tmp_path)),
+        ("/run/skerry", str(tmp_path)),
+    ):
+        text = text.replace(own, here)
+    return text
+
+
+def _command(unit: str) -> tuple[list[str], dict[str, str]]:
+    lines = [line.partition("=") for line in unit.splitlines() if "=" in line]
+    (command,) = [value.split() for key, _, value in lines if key == "ExecStart"]
+    own = [value.partition("=") for key, _, value in lines if key == "Environment"]
+    return command, {**os.environ, **{key: value for key, _, value in own}}
+
+
+@pytest.mark.parametrize("name", ["skerry-gateway.service", "skerry-server.service"])
+def test_systemd_has_nothing_to_say_against_a_unit(root: Path, tmp_path: Path, name: str) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    path = tmp_path / name
+    path.write_text(_unit(root, name, tmp_path))
+    found = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)],
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_the_loops_unit_runs_says_when_it_is_ready_and_reads_its_fifo(
+    root: Path, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path / "bundle")
+    command, environment = _command(_unit(root, "skerry-gateway.service", tmp_path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert manager.recv(100) == b"READY=1"
+            for _ in range(2):  # a writer comes and goes
+                (tmp_path / "readings").write_text("1,2,3,4\n")
+                assert json.loads(process.stdout.readline())["version"] == "1"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_the_servers_unit_runs_and_answers_on_its_socket(root: Path, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    command, environment = _command(_unit(root, "skerry-server.service", tmp_path))
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "answers at unix:" in process.stdout.readline()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "http.sock"))
+            client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()

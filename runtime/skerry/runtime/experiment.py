@@ -15,14 +15,15 @@ from threading import Event, Lock, Thread
 
 import msgspec
 
-from skerry.devices.errors import InputError, UnavailableError
+from skerry.devices.errors import InputError, SkerryError, UnavailableError
+from skerry.runtime.chain import kind_of, tell
 from skerry.runtime.engine.base import Arrays
 from skerry.runtime.golden import compare
-from skerry.runtime.observe import Observation
+from skerry.runtime.observe import Observation, Observer
 from skerry.runtime.prepared import Prepared
 from skerry.runtime.runtime import Answer, Runtime
 
-__all__ = ["Agreement", "Canary", "Shadow", "ShadowLimits", "falls_in"]
+__all__ = ["Agreement", "Arm", "Canary", "Shadow", "ShadowLimits", "falls_in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,38 +153,82 @@ def falls_in(key: bytes, salt: bytes, share: float) -> bool:
     return drawn < share * 2**64
 
 
+class Arm(msgspec.Struct, frozen=True):
+    """One side of an experiment: calls it answered, and seconds they took on average."""
+
+    answered: int = 0
+    seconds: float = 0.0
+
+    def plus(self, seconds: float) -> Arm:
+        """One more call answered, in `seconds`."""
+        total = self.seconds * self.answered + seconds
+        return Arm(self.answered + 1, total / (self.answered + 1))
+
+
 class Canary:
     """Lets a candidate answer a share of the callers; the runtime answers all others.
 
-    Where the candidate cannot answer, the runtime does.
+    A small share is a canary, a half is an A/B test: who is answered by which is the same at every
+    call, and what each side did is counted. Where the candidate cannot answer, the runtime does.
 
     Args:
         share: of callers, 0 to 1.
+        observer: told of the candidate's calls, as the runtime's own is of the others.
+
+    Attributes:
+        active, candidate: what each side answered.
+        failed: calls that the candidate could not answer.
     """
 
-    def __init__(self, runtime: Runtime, candidate: Prepared, share: float) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        candidate: Prepared,
+        share: float,
+        observer: Observer | None = None,
+    ) -> None:
         if not 0.0 <= share <= 1.0:
             raise InputError(f"{share} is no share", where="share", remedy="give 0 to 1")
-        self._runtime, self._candidate, self._share = runtime, candidate, share
+        self._runtime, self._release, self._share = runtime, candidate, share
+        self._observer = observer
         self._salt = str(candidate.manifest).encode()
         self._lock = Lock()
+        self.active, self.candidate = Arm(), Arm()
         self.failed = 0
 
-    def answer(self, inputs: Arrays, outputs: Sequence[str] | None = None, *, key: bytes) -> Answer:
+    def answer(
+        self,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        *,
+        key: bytes,
+        until: float | None = None,
+    ) -> Answer:
         """As `Runtime.answer`, for the caller `key`.
 
         Raises:
             SignatureMismatch: the call does not fit the signature.
             UnavailableError: neither could answer.
         """
+        began = time.perf_counter()
         if not falls_in(key, self._salt, self._share):
-            return self._runtime.answer(inputs, outputs)
+            answer = self._runtime.answer(inputs, outputs, until=until)
+            with self._lock:
+                self.active = self.active.plus(time.perf_counter() - began)
+            return answer
         try:
-            return Answer(self._candidate.predict(inputs, outputs), self._candidate)
-        except UnavailableError:
+            found = self._release.predict(inputs, outputs, until=until)
+        except SkerryError as error:
+            tell(self._observer, self._release, began, inputs, {}, kind_of(error, until))
+            if not isinstance(error, UnavailableError):
+                raise
             with self._lock:
                 self.failed += 1
-            return self._runtime.answer(inputs, outputs)._replace(fallback="active")
+            return self._runtime.answer(inputs, outputs, until=until)._replace(fallback="active")
+        tell(self._observer, self._release, began, inputs, found)
+        with self._lock:
+            self.candidate = self.candidate.plus(time.perf_counter() - began)
+        return Answer(found, self._release)
 
 
 def _copied(arrays: Arrays) -> Arrays:
