@@ -1,14 +1,21 @@
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from fakes.bundles import BIAS, WEIGHT, linear, make_onnx
 from fakes.engine import FakeEngine
-from skerry.devices.errors import BundleError, UnavailableError, UnsupportedError
+from skerry.devices.errors import (
+    BundleError,
+    MissingExtraError,
+    UnavailableError,
+    UnsupportedError,
+)
 from skerry.runtime.engine.base import Engine, EngineOptions
 from skerry.runtime.engine.caching import CacheLimits, CachingEngine
 from skerry.runtime.engine.isolated import IsolatedEngine, IsolationLimits
@@ -106,6 +113,24 @@ def test_litert_knows_a_tensor_by_its_own_name_too() -> None:
     x = np.ones((1, 4), np.float32)
     found = engine.run({"serving_default_args_0": x})
     np.testing.assert_allclose(found["output_0"], linear(x), atol=1e-5)
+
+
+def test_tflite_runtime_takes_over_where_only_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ai_edge_litert.interpreter as library
+
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, "tflite_runtime", ModuleType("tflite_runtime"))
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", library)
+    monkeypatch.setattr("skerry.runtime.engine.litert.version", lambda package: "2.14.0")
+    engine = open_engine("tflite", DATA / "linear.tflite")
+    assert engine.name == "tflite-runtime 2.14.0"
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_allclose(engine.run({"args_0": x})["output_0"], linear(x), atol=1e-5)
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", None)
+    with pytest.raises(MissingExtraError):
+        open_engine("tflite", DATA / "linear.tflite")
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])

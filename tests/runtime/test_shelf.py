@@ -1,5 +1,6 @@
 """Versions, labels, what stays in memory and what stays on the disk."""
 
+import http.client
 import json
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from skerry.devices.files import RealDisk
 from skerry.runtime.heat import Heat, Resident, victim
 from skerry.runtime.labels import Labels, newest, version_of
 from skerry.runtime.room import Footprint
+from skerry.runtime.serve.server import Server
 from skerry.runtime.shelf import Shelf, ShelfLimits
 from skerry.runtime.stock import Key, StockLimits
 
@@ -265,4 +267,29 @@ def test_what_a_power_cut_left_is_cleared_away(tmp_path: Path) -> None:
     assert not (home / ".skerry-in-x").exists()
     assert (home / ".mine").exists()
     assert json.dumps([info.version for info in shelf.infos()]) == '["1"]'
+    shelf.close()
+
+
+def test_versions_and_labels_are_asked_for_over_http(tmp_path: Path) -> None:
+    shelf = Shelf(_versions(tmp_path, "1", "2"))
+    shelf.label("m", "stable", "1")
+    shelf.label("m", "candidate", "2")
+    with Server(shelf) as server:
+        host = server.address.removeprefix("http://")
+
+        def call(method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
+            connection = http.client.HTTPConnection(host, timeout=20)
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            data = json.loads(response.read())
+            connection.close()
+            return response.status, data
+
+        body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1] * 4}]}
+        for path, version in (("", "1"), ("/versions/candidate", "2"), ("/versions/1", "1")):
+            status, found = call("POST", f"/v2/models/m{path}/infer", body)
+            assert (status, found["model_version"]) == (200, version)
+            assert call("GET", f"/v2/models/m{path}")[1]["versions"] == [version]
+        assert call("POST", "/v2/models/m/versions/3/infer", body)[0] == 404
+        assert call("GET", "/v2/models/m/versions/3")[0] == 404
     shelf.close()

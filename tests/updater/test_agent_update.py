@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fakes.bundles import BIAS, linear
 from fakes.rig import Fleet, Rig
 from skerry.devices.errors import (
     BundleError,
@@ -16,6 +18,10 @@ from skerry.devices.errors import (
 )
 from skerry.devices.ids import ModelName, ReleaseId
 from skerry.runtime.experiment import Agreement
+from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.prepared import Prepared
+from skerry.runtime.room import Footprint, SwapLimits
+from skerry.runtime.runtime import Runtime
 from skerry.updater.agent.download import DownloadLimits, OutsideHoursError
 from skerry.updater.agent.health import HealthLimits
 from skerry.updater.agent.schedule import Hours
@@ -109,6 +115,39 @@ def test_errors_on_trial_roll_back(fleet: Fleet, rig: Rig) -> None:
     assert rig.reporter.kinds[-1] == "rolled_back"
     assert "1 of 1 calls failed" in rig.reporter.events[-1][2]
     assert rig.watches == []
+
+
+def test_with_memory_for_one_release_it_updates_and_goes_back(fleet: Fleet, tmp_path: Path) -> None:
+    one = SwapLimits(bytes=100, footprint=Footprint(per_byte=0.0, each_bytes=100))
+    runtime = Runtime(RuntimeOptions(memory=one))
+    rig = Rig.enrolled(fleet, tmp_path / "home", models=runtime)
+
+    def serving() -> tuple[str, str]:
+        outputs, release, _ = runtime.answer({"x": np.ones((1, 4), np.float32)})
+        version = release.card.version
+        right = linear(np.ones((1, 4), np.float32), BIAS + float(version))
+        np.testing.assert_allclose(outputs["y"], right, atol=1e-4)
+        return version, runtime.state
+
+    _installed(fleet, rig, 1)
+    _installed(fleet, rig, 2)
+    assert serving() == ("2", "ready")
+    fleet.assign(fleet.publish(3, shift=3.0, golden_error=1.0))
+    assert rig.poll() == "failed"
+    assert serving() == ("2", "ready")
+    activate = runtime.activate
+
+    def ill(release: Prepared) -> None:
+        activate(release)
+        if release.card.version == "4":
+            rig.call(error="engine")
+
+    runtime.activate = ill  # type: ignore[method-assign]
+    fleet.assign(fleet.publish(4, shift=4.0))
+    assert rig.poll() == "failed"
+    assert rig.reporter.kinds[-1] == "rolled_back"
+    assert serving() == ("2", "ready")
+    runtime.close()
 
 
 def test_a_release_that_is_much_slower_rolls_back(fleet: Fleet, rig: Rig) -> None:

@@ -60,6 +60,7 @@ def configure(parser: ArgumentParser) -> None:
     add_engine_arguments(parser)
     parser.add_argument("--isolate", action="store_true", help="the engine in its own process")
     parser.add_argument("--cache", type=int, metavar="MB", help="keep answers in so many MB")
+    parser.add_argument("--cache-file", type=Path, metavar="PATH", help="and over restarts")
     parser.add_argument(
         "--memory", type=int, default=256, metavar="MB", help="of a folder's models; default: 256"
     )
@@ -92,6 +93,14 @@ def run(args: Namespace, output: Output) -> int:
     server.run(lambda server: output.result(*_announcement(models, server, limits)))
     models.close()
     return 0
+
+
+def _cache(args: Namespace) -> CacheLimits | None:
+    if args.cache is None:
+        if args.cache_file is not None:
+            raise InputError("is needed with --cache-file", where="--cache")
+        return None
+    return CacheLimits(bytes=args.cache * 1_000_000, store=args.cache_file)
 
 
 def _announcement(
@@ -131,7 +140,7 @@ def _options(args: Namespace) -> RuntimeOptions:
         measure=Choices(choices_path()) if args.measure else None,
         standby=args.standby,
         isolation=isolation,
-        cache=None if args.cache is None else CacheLimits(bytes=args.cache * 1_000_000),
+        cache=_cache(args),
     )
 
 

@@ -38,6 +38,7 @@ class AgentLimits:
         window_s: seconds that one telemetry window covers.
         end_s: seconds to wait for each thread at the end.
         again_s: seconds before a thread that failed begins again.
+        memory_share: of the memory this process may use, what loaded releases may take together.
     """
 
     schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
@@ -47,6 +48,7 @@ class AgentLimits:
     window_s: float = 60.0
     end_s: float = 10.0
     again_s: float = 5.0
+    memory_share: float = 0.5
 
 
 class Observers:

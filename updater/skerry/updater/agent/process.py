@@ -17,6 +17,7 @@ from skerry.devices.enrolment import SERVER_CA, AgentSettings
 from skerry.devices.identity import Identity
 from skerry.devices.probe import probe
 from skerry.runtime.prepare import RuntimeOptions
+from skerry.runtime.room import SwapLimits
 from skerry.runtime.runtime import Runtime
 from skerry.runtime.serve.server import Server
 from skerry.telemetry.messages import Command, new_boot_id
@@ -112,7 +113,9 @@ class AgentProcess:
         keys = Keyring(folder / "keys", settings.device, own)
         latencies = Latencies()
         observers = Observers(recorder, latencies)
-        runtime = Runtime(RuntimeOptions(formats=runnable(profile)), observers)
+        memory = SwapLimits(bytes=int(profile.memory * self._limits.memory_share))
+        options = RuntimeOptions(formats=runnable(profile), memory=memory)
+        runtime = Runtime(options, observers)
         stack.callback(runtime.close)
         parts = Parts(
             home=self._home,
