@@ -78,12 +78,9 @@ class Processes:
 
     def stop(self) -> None:
         """Kill the processes; what they had not finished is done again another time."""
-        running = list((self._pool._processes or {}).values())  # they have no public name
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in running:
+        for process in list((self._pool._processes or {}).values()):  # they have no public name
             process.kill()
-        for process in running:
-            process.join()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Cluster:
