@@ -259,10 +259,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--more", action="store_true", help="add to the runs that FILE tells of")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="skerry-kill-") as folder:
         result = torture(Path(folder), args.kills, args.seed, lambda text: print(text, flush=True))
-    document = {"what": "SIGKILL at random instants of an update", **vars(result)}
+    runs = [vars(result)]
+    if args.more:
+        runs = json.loads(args.out.read_text())["runs"] + runs
+    totals = {name: sum(run[name] for run in runs) for name in ("kills", "survived", "failed")}
+    document = {"what": "SIGKILL at random instants of an update", **totals, "runs": runs}
     if args.out:
         import msgspec
 
