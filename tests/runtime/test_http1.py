@@ -221,6 +221,31 @@ def test_more_connections_than_allowed_are_turned_away(peer: Peer) -> None:
     assert third.closed
 
 
+async def _bodies(held: int, limit: int) -> tuple[bytes, bytes]:
+    """What two clients get that each send a large body, the first of which is not answered yet."""
+    responder, peers = Responder(), set[Connection]()
+    limits = ServeLimits(body_bytes=4 << 20, bodies_bytes=limit)
+    sent = []
+    for wait in (True, False):
+        responder.wait = wait
+        transport = Transport()
+        connection = Connection(responder, limits, peers, lambda _: None)
+        connection.connection_made(transport)
+        head = b"POST /a HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % held
+        for part in (head, b"x" * (held // 2), b"x" * (held - held // 2)):
+            connection.data_received(part)
+        sent.append(transport)
+    return sent[0].sent, sent[1].sent
+
+
+def test_what_all_clients_send_together_is_bounded() -> None:
+    first, second = asyncio.run(_bodies(2 << 20, 3 << 20))
+    assert first == b""
+    assert second.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in second
+    assert asyncio.run(_bodies(2 << 20, 5 << 20))[1].startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_dribbles_its_request_is_cut_off(peer: Peer) -> None:
     peer.send(b"POST /a HTTP/1.1\r\ncontent-length: 10\r\n\r\nx")
     expires = peer.connection.expires

@@ -19,6 +19,7 @@ __all__ = ["JSON", "Connection", "Done", "Reply", "Request", "Responder", "error
 JSON = b"application/json"
 _PAUSE_BYTES = 64 << 10
 _LINGER_S = 2.0
+_SMALL_BYTES = 1 << 20
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -190,6 +191,9 @@ class Connection(asyncio.Protocol):
         if self._size > self._limits.body_bytes:
             self._refuse(413, f"body: larger than {self._limits.body_bytes} bytes")
             raise ValueError("body too large")
+        if self._size > _SMALL_BYTES and self._crowd_holds_too_much():
+            self._refuse(503, "body: too much is being sent at once", (b"retry-after", b"1"))
+            raise ValueError("bodies too large together")
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
@@ -204,11 +208,19 @@ class Connection(asyncio.Protocol):
         else:
             self._queue.append(request)
 
+    def _crowd_holds_too_much(self) -> bool:
+        return sum(peer.held_bytes for peer in self._peers) > self._limits.bodies_bytes
+
     def _check_head(self, more: int) -> None:
         self._size += more
         if self._size > self._limits.header_bytes:
             self._refuse(431, f"headers: more than {self._limits.header_bytes} bytes")
             raise ValueError("headers too large")
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the request that arrives or is being answered."""
+        return self._size
 
     # answering
 
@@ -230,6 +242,8 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         self.expires = self._clock() + self._limits.keep_alive_s
+        if self._request is None:
+            self._size = 0
         if self._answering:
             return
         self._go_on()

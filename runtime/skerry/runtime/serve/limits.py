@@ -13,6 +13,9 @@ class ServeLimits:
 
     Attributes:
         body_bytes: the largest request body, also when it is unpacked.
+        bodies_bytes: of request bodies over all HTTP connections together; what goes beyond is
+            answered 503.
+        calls: the most gRPC calls at once, each of which may hold `body_bytes`.
         text_bytes: the most memory of one tensor of strings, whose longest sets the width of all.
         header_bytes, headers: the most bytes of path and headers together, and the most headers.
         fields: the most parts of a gRPC message: tensors, parameters and the like.
@@ -33,6 +36,8 @@ class ServeLimits:
     """
 
     body_bytes: int = 64 << 20
+    bodies_bytes: int = 256 << 20
+    calls: int = 128
     text_bytes: int = 64 << 20
     header_bytes: int = 16 << 10
     headers: int = 64

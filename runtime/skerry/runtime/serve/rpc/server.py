@@ -34,7 +34,11 @@ class RpcServer:
     ) -> None:
         self._wanted, self._limits = address, limits
         self._credentials = None if access is None else _credentials(access)
-        self._server = aio.server(handlers=[service.handler()], options=_options(limits))
+        self._server = aio.server(
+            handlers=[service.handler()],
+            options=_options(limits),
+            maximum_concurrent_rpcs=limits.calls,
+        )
         self.address = ""
 
     async def start(self) -> None:
