@@ -79,14 +79,15 @@ class Running:
     def wait_for(self, message):
         """Until it answers `message`."""
         until = time.monotonic() + _START_S
-        while True:
+        while time.monotonic() < until:
             try:
-                _load.drive(self.address, message, 1, 0.01)
-                return
+                if _load.drive(self.address, message, 1, 0.5)[0]:
+                    return
             except (OSError, RuntimeError):
-                if time.monotonic() > until or self._process.poll() is not None:
+                if self._process.poll() is not None:
                     raise
-                time.sleep(0.1)
+            time.sleep(0.1)
+        raise RuntimeError(f"no answer from {self.address} within {_START_S:g} s")
 
     def stop(self):
         """End it and its children, by their ids."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
@@ -111,9 +111,8 @@ class Connection(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_PAUSE_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods
+        self._transport.set_write_buffer_limits(high=_PAUSE_BYTES)
         self.expires = self._clock() + self._limits.request_s
         if len(self._peers) >= self._limits.connections:
             self._refuse(503, "too many connections", (b"retry-after", b"1"))

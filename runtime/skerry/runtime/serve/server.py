@@ -108,7 +108,8 @@ class Server:
             UnavailableError: the gRPC address cannot be had.
         """
         try:
-            asyncio.run(self._serve(on_start))
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve(on_start))
         finally:
             self._close_socket()
 
@@ -222,6 +223,15 @@ class Server:
             await asyncio.sleep(0.01)
         for peer in tuple(peers):
             peer.abort()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's where it is installed: it halves what a request costs outside of our own code."""
+    if find_spec("uvloop") is None:
+        return asyncio.new_event_loop
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 def _check_rpc(address: Address, access: Access | None) -> None:
