@@ -87,7 +87,7 @@ def uvicorn(application, port):
         host=HOST,
         port=port,
         http="httptools",
-        loop="asyncio",
+        loop="auto",  # uvloop, as skerry
         lifespan="off",
         access_log=False,
         log_level="warning",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -236,6 +237,65 @@ async def _bodies(held: int, limit: int) -> tuple[bytes, bytes]:
             connection.data_received(part)
         sent.append(transport)
     return sent[0].sent, sent[1].sent
+
+
+def _post(body: bytes, more: bytes = b"") -> bytes:
+    return b"POST /a HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (more, len(body), body)
+
+
+PIECES = [
+    GET,
+    _post(b"one"),
+    _post(b"two"),
+    _post(b"\r\n"),
+    _post(b""),
+    _post(b"ab\r\n\r\ncd"),
+    _post(b"one", b"expect: 100-continue\r\n"),
+    _post(b"one", b"connection: close\r\n"),
+    b"POST /b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n",
+    b"\r\n",
+    b"POST /a HTTP/1.1\r\ncontent-length: 3\r\n\r\n",
+    b"one",
+    b"nonsense",
+]
+
+
+class Echo(Responder):
+    """Answers with what it understood."""
+
+    def respond(self, request: Request, done: Any) -> None:
+        done(
+            Reply(200, repr((request.method, request.url, request.headers, request.body)).encode())
+        )
+
+
+async def _sent(parts: list[bytes], forget: bool) -> bytes:
+    transport = Transport()
+    connection = Connection(Echo(), LIMITS, set(), lambda _: None)
+    connection.connection_made(transport)
+    for part in parts:
+        if not transport.closed:
+            connection.data_received(part)
+        if forget:
+            connection._known = None
+    return transport.sent
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8), st.lists(st.integers(0, 200), max_size=3))
+def test_a_head_that_comes_again_means_the_same(pieces: list[bytes], cuts: list[int]) -> None:
+    """With what was remembered of earlier heads, and with none of it."""
+    whole = b"".join(pieces)
+    bounds = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+    cut = [whole[start:end] for start, end in pairwise(bounds)]
+    for parts in (pieces, cut):
+        assert asyncio.run(_sent(parts, False)) == asyncio.run(_sent(parts, True))
+
+
+def test_a_head_is_remembered_once_it_came_in_one_piece(peer: Peer) -> None:
+    for body in (b"one", b"two"):
+        peer.connection.data_received(_post(body))
+    assert peer.connection._known is not None
+    assert [request.body for request in peer.responder.seen] == [b"one", b"two"]
 
 
 def test_what_all_clients_send_together_is_bounded() -> None:
