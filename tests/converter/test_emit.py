@@ -113,7 +113,8 @@ def _run(artifact: Emitted, rows: np.ndarray) -> np.ndarray:
     return program.run({name: rows.astype(artifact.inputs[0].dtype)})[answer]
 
 
-_PAIRS = [pair for pair, reason in SUPPORT.items() if reason is None]
+_LOSSY = ("palette6-weights", "palette4-weights", *[p for p in PRECISIONS if "sparse" in p])
+_PAIRS = [p for p, reason in SUPPORT.items() if reason is None and p[1] not in _LOSSY]
 
 
 @pytest.mark.parametrize(("fmt", "precision"), _PAIRS)
@@ -136,6 +137,32 @@ def test_an_artifact_answers_like_its_source(fmt, precision, emitted, source, qu
         limit = 2 * step
     assert np.abs(got - expected).max() <= limit
     assert (got.argmax(1) == expected.argmax(1)).mean() >= 0.98
+
+
+@pytest.mark.parametrize("precision", _LOSSY)
+def test_compressed_core_ml_weights_are_smaller_and_near(precision, emitted, source):
+    artifact, full = emitted("coreml", precision), emitted("coreml", "fp32")
+    assert _bytes(artifact.path) < 0.85 * _bytes(full.path)
+    kinds = {operation.kind for operation in _operations(artifact.path)}
+    wanted = {
+        "palette6-weights": {"constexpr_lut_to_dense"},
+        "palette4-weights": {"constexpr_lut_to_dense"},
+        "sparse-weights": {"constexpr_sparse_to_dense"},
+        "sparse-int8-weights": {"constexpr_sparse_blockwise_shift_scale"},
+        "sparse-palette4-weights": {"constexpr_lut_to_sparse"},
+    }
+    assert wanted[precision] <= kinds
+    rows = pictures(50, seed=7)
+    with torch.no_grad():
+        expected = source(rows).numpy()
+    got = _run(artifact, rows.numpy())
+    noise = np.square(got - expected).sum() / np.square(expected).sum()
+    limits = {"palette6-weights": 0.003, "palette4-weights": 0.05}
+    assert noise < limits.get(precision, 0.5)  # half of random weights is not nothing
+
+
+def _bytes(path: Path) -> int:
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
 
 
 def _kernels(path: Path, work: Path) -> Counter[str]:
@@ -203,11 +230,15 @@ def _tflite_decision(path: Path):
     return weights, activations
 
 
-def _coreml_decision(path: Path):
+def _operations(path: Path):
     model = Model_pb2.Model()
     package = Package(path)
     model.ParseFromString(package.specification())
-    operations = read_function(model.mlProgram.functions["main"], package, 10**6).operations
+    return read_function(model.mlProgram.functions["main"], package, 10**6).operations
+
+
+def _coreml_decision(path: Path):
+    operations = _operations(path)
     constants = {
         operation.outputs[0].name: operation.arguments["val"]
         for operation in operations
@@ -273,6 +304,8 @@ quantized = calibrate(residual(), example, [(pictures(32, s),) for s in range(4)
 for fmt in ("onnx", "tflite", "coreml"):
     emit(fmt, "int8", quantized, example, RESIDUAL_SIGNATURE, Path(sys.argv[1]))
     emit(fmt, "int4-weights", residual(), example, RESIDUAL_SIGNATURE, Path(sys.argv[1]))
+for precision in ("palette4-weights", "sparse-palette4-weights"):
+    emit("coreml", precision, residual(), example, RESIDUAL_SIGNATURE, Path(sys.argv[1]))
 """
 
 
@@ -289,6 +322,8 @@ def test_another_process_emits_the_same_bytes(emitted, folder, tmp_path):
     for fmt in _FORMATS:
         emitted(fmt, "int8")
         emitted(fmt, "int4-weights")
+    for precision in ("palette4-weights", "sparse-palette4-weights"):
+        emitted("coreml", precision)
     tests = Path(__file__).parent.parent
     subprocess.run(
         [sys.executable, "-c", _AGAIN, str(tmp_path)],

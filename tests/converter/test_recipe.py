@@ -46,6 +46,12 @@ def test_a_good_recipe_is_read(project: Path) -> None:
         ('formats = ["onnx"]', 'formats = ["tensorrt"]', "target.formats", "onnx, tflite, coreml"),
         ('precisions = ["int8"]', 'precisions = ["int2"]', "quantize.precisions", "fp32"),
         (
+            'precisions = ["int8"]',
+            'precisions = ["palette4-weights"]',
+            "quantize.precisions",
+            "of Core ML alone",
+        ),
+        (
             "[target]",
             '[target]\nprofile = "toaster"',
             "target.profile",

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 
 from fakes.networks import RESIDUAL_SIGNATURE, pictures, residual
-from skerry.converter.emit import Emitted, emit
+from skerry.converter.emit import Emitted, Tuning, emit
 from skerry.converter.models import scheme_of
 from skerry.converter.quantize import QuantizedModel, calibrate
 from skerry.converter.recipe_file import load_recipe
@@ -30,8 +30,8 @@ def _quantized(project: Path, profile: str) -> QuantizedModel:
 
 
 def _onnx(project: Path, profile: str) -> Emitted:
-    model = _quantized(project, profile)
-    return emit("onnx", "int8", model, _EXAMPLE, RESIDUAL_SIGNATURE, project, TARGETS[profile])
+    model, tuning = _quantized(project, profile), Tuning(TARGETS[profile])
+    return emit("onnx", "int8", model, _EXAMPLE, RESIDUAL_SIGNATURE, project, tuning)
 
 
 def _constants(path: Path) -> dict[str, np.ndarray]:
@@ -46,10 +46,10 @@ def _matrices(path: Path) -> list[np.ndarray]:
 def test_weights_are_as_wide_as_the_dot_product_allows(
     project: Path, profile: str, largest: int
 ) -> None:
-    target = TARGETS[profile]
+    tuning = Tuning(TARGETS[profile])
     static = _onnx(project, profile).path
     dynamic = emit(
-        "onnx", "int8-dynamic", residual(), _EXAMPLE, RESIDUAL_SIGNATURE, project, target
+        "onnx", "int8-dynamic", residual(), _EXAMPLE, RESIDUAL_SIGNATURE, project, tuning
     ).path
     for path in (static, dynamic):
         found = _matrices(path)

@@ -8,7 +8,7 @@ import msgspec
 
 from skerry.converter.archive import pack_folder
 from skerry.converter.cache import Cache
-from skerry.converter.emit import Emitted, emit
+from skerry.converter.emit import Emitted, Tuning, emit
 from skerry.converter.graph import example_inputs
 from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded
@@ -83,8 +83,7 @@ def emit_one(
     def write(folder: Path) -> None:
         example = example_inputs(loaded.file.recipe.input)
         model = models.named(whose)
-        target = TARGETS[loaded.file.recipe.target.profile]
-        emitted = emit(form, precision, model, example, loaded.signature, folder, target)
+        emitted = emit(form, precision, model, example, loaded.signature, folder, _tuning(loaded))
         if form == "coreml":
             pack_folder(emitted.path, emitted.path.with_name(f"{emitted.path.name}.tar"))
         record = _Record(emitted.path.name, emitted.inputs, emitted.outputs)
@@ -99,3 +98,8 @@ def emit_one(
         return Made(emitted, digest_file(path), f"{stem}{path.suffix}")
     tar = path.with_name(f"{path.name}.tar")
     return Made(emitted, digest_file(tar), f"{stem}.mlpackage.tar")
+
+
+def _tuning(loaded: Loaded) -> Tuning:
+    recipe = loaded.file.recipe
+    return Tuning(TARGETS[recipe.target.profile], recipe.quantize.sparsity)

@@ -29,7 +29,7 @@ class Keys:
         trained: the last of them.
         quantized: that, and how ranges are chosen from which rows.
         evaluation: rows and metric.
-        profile: the hardware that files are emitted for.
+        tuning: what decides a file besides its precision.
     """
 
     source: str
@@ -37,7 +37,7 @@ class Keys:
     trained: str
     quantized: str
     evaluation: str
-    profile: str
+    tuning: list[object]
 
     @classmethod
     def of(cls, loaded: Loaded) -> Keys:
@@ -70,14 +70,15 @@ class Keys:
             how += [msgspec.to_builtins(scheme.mixed), gate, formats, evaluation]
         profile = recipe.target.profile
         quantized = fingerprint([trained, rows, *how, profile, recipe.qat])
-        return cls(source, steps, trained, quantized, evaluation, profile)
+        tuning = [profile, scheme.sparsity]
+        return cls(source, steps, trained, quantized, evaluation, tuning)
 
-    def emitted(self, whose: str, form: str, precision: str) -> list[str]:
+    def emitted(self, whose: str, form: str, precision: str) -> list[object]:
         """One emitted file."""
         key = {"source": self.source, "floating": self.trained, "quantized": self.quantized}[whose]
-        return ["emitted", key, form, precision, self.profile]
+        return ["emitted", key, form, precision, *self.tuning]
 
-    def outputs(self, whose: str) -> list[str]:
+    def outputs(self, whose: str) -> list[object]:
         """What a model says of the evaluation set."""
         return ["outputs", *self.emitted(whose, "torch", ""), self.evaluation]
 

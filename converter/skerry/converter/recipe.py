@@ -34,7 +34,19 @@ __all__ = [
 _Positive = Annotated[int, Meta(ge=1)]
 _Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
-Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"]
+Precision = Literal[
+    "fp32",
+    "fp16",
+    "int8",
+    "int8-dynamic",
+    "int8-weights",
+    "int4-weights",
+    "palette6-weights",
+    "palette4-weights",
+    "sparse-weights",
+    "sparse-int8-weights",
+    "sparse-palette4-weights",
+]
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,6 +214,8 @@ class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
             bytes where layers are small, and more noise.
         refinements: what is done to lose less, at the price of time: `equalization` of weights
             before calibration, learned rounding (`adaround`) and `bias_correction` after it.
+        sparsity: share of each layer's weights, the smallest, that the sparse precisions leave
+            out; where a step has pruned as many, nothing changes.
         mixed: raise layers until the gate holds; `{}` for the defaults.
         layers: levels of layers by name, decided by hand; `int8` keeps one from being raised.
     """
@@ -212,6 +226,7 @@ class Quantize(Struct, frozen=True, forbid_unknown_fields=True):
     refinements: tuple[Literal["equalization", "adaround", "bias_correction"], ...] = ()
     mixed: Mixed | None = None
     layers: dict[str, Level] = {}
+    sparsity: Annotated[float, Meta(gt=0, lt=1)] = 0.5
 
 
 class Target(Struct, frozen=True, forbid_unknown_fields=True):

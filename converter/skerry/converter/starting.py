@@ -160,7 +160,9 @@ _CHOICES = """\
 # epochs = 5
 
 [quantize]
-precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights
+precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights; of Core ML
+                                 # palette6-weights, palette4-weights, sparse-weights,
+                                 # sparse-int8-weights, sparse-palette4-weights
 calibrator = "mse"               # or minmax, moving_average, percentile, entropy
 # refinements = ["adaround", "bias_correction"]   # slower, loses less; also equalization
 # mixed = {{}}                     # raise the layers that hurt until the gate holds

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skerry.converter.emit.artifact import Emitted, Signature
+from skerry.converter.emit.artifact import Emitted, Signature, Tuning
 from skerry.converter.emit.support import (
     PRECISIONS,
     SUPPORT,
@@ -16,7 +16,6 @@ from skerry.converter.emit.support import (
     refuse_unsupported,
     unsupported,
 )
-from skerry.devices.targets import Target
 from skerry.runtime.bundle.card import Format
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ __all__ = [
     "SUPPORT",
     "Emitted",
     "Signature",
+    "Tuning",
     "emit",
     "refuse_unsupported",
     "unsupported",
@@ -43,7 +43,7 @@ def emit(
     example: tuple[Tensor, ...],
     signature: Signature,
     folder: Path,
-    target: Target | None = None,
+    tuning: Tuning | None = None,
 ) -> Emitted:
     """Write one artifact into `folder`. The same arguments give the same bytes.
 
@@ -54,13 +54,14 @@ def emit(
         example: one tensor per input, axis 0 the batch.
         signature: the tensors as callers name them, in forward's order.
         folder: where the file goes, as `model-<precision>.onnx`, `.tflite` or `.mlpackage`.
-        target: the hardware it is for; by default x86-64 with VNNI.
+        tuning: what decides the file besides its precision; by default `Tuning()`.
 
     Raises:
         UnsupportedError: the format has no such precision, or an operator has no lowering.
         InputError: the model cannot be traced, or does not fit the signature.
     """
     refuse_unsupported(fmt, precision)
+    tuning = tuning or Tuning()
     if estimator := _estimator_in(model):
         refuse_estimator(fmt, precision)
         from skerry.converter.emit.estimator_file import emit_estimator
@@ -69,14 +70,14 @@ def emit(
     if fmt == "onnx":
         from skerry.converter.emit.onnx_file import emit_onnx
 
-        return emit_onnx(model, precision, example, signature, folder, target or Target())
+        return emit_onnx(model, precision, example, signature, folder, tuning.target)
     if fmt == "tflite":
         from skerry.converter.emit.tflite_file import emit_tflite
 
         return emit_tflite(model, precision, example, signature, folder)
     from skerry.converter.emit.coreml_file import emit_coreml
 
-    return emit_coreml(model, precision, example, signature, folder)
+    return emit_coreml(model, precision, example, signature, folder, tuning.sparsity)
 
 
 def _estimator_in(model: object) -> Estimator | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from skerry.devices.errors import InputError
+from skerry.devices.targets import Target
 from skerry.runtime.bundle.card import Format, TensorSpec
 
-__all__ = ["Emitted", "Signature"]
+__all__ = ["Emitted", "Signature", "Tuning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,19 @@ class Signature:
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         return tuple(spec.name for spec in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What decides a file besides its precision.
+
+    Attributes:
+        target: the hardware it is for; by default x86-64 with VNNI.
+        sparsity: share of each layer's weights, the smallest, that a sparse precision leaves out.
+    """
+
+    target: Target = field(default_factory=Target)
+    sparsity: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

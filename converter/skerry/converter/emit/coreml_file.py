@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from skerry.converter.emit.artifact import Emitted, Signature
-from skerry.converter.emit.coreml_weights import integer_weights
+from skerry.converter.emit.coreml_weights import COMPRESSED, NEWEST, compressed_weights
 from skerry.converter.emit.inputs import (
-    ROUNDED,
     float_module,
     one_row,
     output_specs_fit,
@@ -41,6 +40,7 @@ def emit_coreml(
     example: tuple[Tensor, ...],
     signature: Signature,
     folder: Path,
+    sparsity: float,
 ) -> Emitted:
     """Write `model-<precision>.mlpackage`; see `skerry.converter.emit.emit`. Its batch is 1."""
     if precision == "int8":
@@ -60,8 +60,8 @@ def emit_coreml(
     raised = isinstance(model, QuantizedModel) and bool(model.scheme.raised)
     computed = _computed_in(precision, halves=raised)
     converted = _convert(module, carried, inputs, outputs, precision, computed)
-    if precision in ROUNDED:
-        converted = integer_weights(converted, precision)
+    if precision in COMPRESSED:
+        converted = compressed_weights(converted, precision, sparsity)
     write_package(converted, package)
     return Emitted(
         path=package, format="coreml", precision=precision, inputs=inputs, outputs=outputs
@@ -96,7 +96,7 @@ def _convert(
                     for spec in outputs
                 ],
                 minimum_deployment_target=coremltools.target.iOS18
-                if precision == "int4-weights"
+                if precision in NEWEST
                 else coremltools.target.iOS17,
                 compute_precision=computed_in,
                 skip_model_load=True,

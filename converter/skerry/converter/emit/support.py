@@ -19,28 +19,37 @@ __all__ = [
     "unsupported_level",
 ]
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+PRECISIONS = (
+    "fp32",
+    "fp16",
+    "int8",
+    "int8-dynamic",
+    "int8-weights",
+    "int4-weights",
+    "palette6-weights",
+    "palette4-weights",
+    "sparse-weights",
+    "sparse-int8-weights",
+    "sparse-palette4-weights",
+)
+_NOT_IN_CORE_ML = {"int8-dynamic": "Core ML cannot quantize activations as they come"}
+_ONLY_IN_CORE_ML = {
+    "palette6-weights": "weights by look-up table are of Core ML alone",
+    "palette4-weights": "weights by look-up table are of Core ML alone",
+    "sparse-weights": "weights without their zeros are of Core ML alone",
+    "sparse-int8-weights": "weights without their zeros are of Core ML alone",
+    "sparse-palette4-weights": "weights without their zeros are of Core ML alone",
+}
 
 # (format, precision) → None where it can be emitted, else the reason why not.
 SUPPORT: dict[tuple[str, str], str | None] = {
-    ("onnx", "fp32"): None,
-    ("onnx", "fp16"): None,
-    ("onnx", "int8"): None,
-    ("onnx", "int8-dynamic"): None,
-    ("onnx", "int8-weights"): None,
-    ("onnx", "int4-weights"): None,
-    ("tflite", "fp32"): None,
-    ("tflite", "fp16"): None,
-    ("tflite", "int8"): None,
-    ("tflite", "int8-dynamic"): None,
-    ("tflite", "int8-weights"): None,
-    ("tflite", "int4-weights"): None,
-    ("coreml", "fp32"): None,
-    ("coreml", "fp16"): None,
-    ("coreml", "int8"): None,
-    ("coreml", "int8-dynamic"): "Core ML cannot quantize activations as they come",
-    ("coreml", "int8-weights"): None,
-    ("coreml", "int4-weights"): None,
+    (fmt, precision): missing.get(precision)
+    for fmt, missing in (
+        ("onnx", _ONLY_IN_CORE_ML),
+        ("tflite", _ONLY_IN_CORE_ML),
+        ("coreml", _NOT_IN_CORE_ML),
+    )
+    for precision in PRECISIONS
 }
 
 
