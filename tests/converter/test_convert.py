@@ -214,3 +214,52 @@ def test_a_conversion_that_is_stopped_leaves_nothing_unfinished(
     assert not (out / "bundle").exists()
     assert not list(project.glob(".out.*"))
     assert not list(out.glob("cache/*"))
+
+
+@pytest.mark.slow
+def test_everything_that_is_declared_is_in_every_artifact(project: Path) -> None:
+    """uint8 pictures of another size, channels last, scaled and normalised; softmax and top-2."""
+    recipe = project / "recipe.toml"
+    text = recipe.read_text().replace('["onnx"]', '["onnx", "tflite", "coreml"]')
+    text = text.replace('dtype = "uint8"', 'dtype = "uint8"\nresize_from = [16, 16]')
+    text = text.replace("[output.scores]", "[output.scores]\nsoftmax = true\ntop = 2")
+    recipe.write_text(text)
+    data = project / "data.py"
+    large = '"image": images.repeat(2, 1).repeat(2, 2)'
+    data.write_text(data.read_text().replace('"image": images', large))
+    assert convert(project, project / "out", "--set", "gate.agreement=0.9") == ExitCode.OK
+    bundle = Bundle.open(project / "out" / "bundle")
+    card = bundle.card
+    assert card.labels == ("nw", "ne", "sw", "se")
+    assert [(one.name, one.dtype, one.shape) for one in card.inputs] == [
+        ("image", "uint8", (-1, 16, 16, 1))
+    ]
+    assert [(one.name, one.dtype, one.shape) for one in card.outputs] == [
+        ("scores", "float32", (-1, 4)),
+        ("scores_top", "float32", (-1, 2)),
+        ("scores_labels", "int32", (-1, 2)),
+    ]
+    golden = bundle.golden()
+    rows = {"image": golden["input/image"]}
+    for artifact in ("onnx-int8", "tflite-int8", "coreml-int8"):
+        answers = {
+            name: golden[f"output/{artifact}/{name}"]
+            for name in ("scores", "scores_top", "scores_labels")
+        }
+        if not artifact.startswith("coreml"):  # which no engine runs here
+            options = RuntimeOptions(artifact=artifact, warm_up_runs=1)
+            runtime = Runtime.open(project / "out" / "bundle", options)
+            answers = runtime.predict(rows)
+            runtime.close()
+        scores = np.asarray(answers["scores"])
+        assert np.allclose(scores.sum(1), 1, atol=1e-3)
+        assert np.array_equal(np.sort(scores)[:, :1:-1], answers["scores_top"])
+        picked = np.take_along_axis(scores, np.asarray(answers["scores_labels"], np.int64), 1)
+        assert np.array_equal(picked, answers["scores_top"])
+
+
+def test_more_than_there_are_cannot_be_the_largest(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(project, project / "out", "--set", "output.scores.top=5") == ExitCode.BAD_INPUT
+    assert "output.scores.top: 5 of [4]" in capsys.readouterr().err.replace("(", "")

@@ -62,6 +62,15 @@ def test_indices_stay_integers() -> None:
     assert model(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 3)
 
 
+def test_the_largest_are_given_besides() -> None:
+    outputs = {"scores": OutputTensor(softmax=True, top=2)}
+    model = Deployable(nn.Identity(), {"x": Input((4,))}, outputs)
+    scores, best, labels = as_tuple(model(torch.tensor([[1.0, 4.0, 0.0, 3.0]])))
+    assert labels.dtype == torch.int32
+    assert labels.tolist() == [[1, 3]]
+    torch.testing.assert_close(best, scores[:, [1, 3]])
+
+
 class Two(nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return a + b, a - b

@@ -80,7 +80,7 @@ class Deployable(nn.Module):
         super().__init__()
         self.front = nn.ModuleList(Preprocess(spec) for spec in inputs.values())
         self.model = model
-        self._softmax = tuple(spec.softmax for spec in outputs.values())
+        self._outputs = tuple(outputs.values())
 
     def forward(
         self,
@@ -91,18 +91,23 @@ class Deployable(nn.Module):
         fifth: Tensor | None = None,
         sixth: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
-        """The inputs as callers pass them, in the recipe's order → the outputs.
+        """The inputs as callers pass them, in the recipe's order → the outputs, then the largest
+        of those that the recipe wants so.
 
         They are named one by one because torch.export cannot give `*inputs` free axes.
         """
         given = (first, second, third, fourth, fifth, sixth)
         found = as_tuple(self.model(*self.prepare(*[x for x in given if x is not None])))
-        softmax = (*self._softmax, *[False] * len(found))
-        shown = tuple(
-            torch.softmax(one, -1) if soft else one
-            for one, soft in zip(found, softmax, strict=False)
-        )
-        return shown[0] if len(shown) == 1 else shown
+        specs = (*self._outputs, *[OutputTensor()] * len(found))
+        shown = [
+            torch.softmax(one, -1) if spec.softmax else one
+            for one, spec in zip(found, specs, strict=False)
+        ]
+        for one, spec in list(zip(shown, specs, strict=False)):
+            if spec.top:
+                best, places = torch.topk(one, spec.top, -1)
+                shown += [best, places.to(torch.int32)]  # the widest that every format has
+        return shown[0] if len(shown) == 1 else tuple(shown)
 
     def prepare(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The inputs as the model takes them."""

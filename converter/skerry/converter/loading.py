@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -158,7 +159,7 @@ def _check_estimator(file: RecipeFile, model: Estimator) -> None:
 def _signature(file: RecipeFile, model: nn.Module) -> Signature:
     """Run one batch of zeros, to see that the shapes fit and what comes out."""
     recipe = file.recipe
-    found = _try(file, model)
+    found = _try(file, model, top=False)
     names = list(recipe.output)
     if len(names) > len(found):
         raise file.wrong(
@@ -168,6 +169,10 @@ def _signature(file: RecipeFile, model: nn.Module) -> Signature:
         )
     names += ["output"] if not names and len(found) == 1 else []
     names += [f"output_{number}" for number in range(len(names), len(found))]
+    tops = _tops(file, found)
+    if tops:
+        found = _try(file, model)
+        names += [f"{name}_{what}" for name in tops for what in ("top", "labels")]
     inputs = tuple(
         TensorSpec(name, spec.dtype, (-1, *spec.caller_shape))
         for name, spec in recipe.input.items()
@@ -179,10 +184,30 @@ def _signature(file: RecipeFile, model: nn.Module) -> Signature:
     return Signature(inputs, outputs)
 
 
-def _try(file: RecipeFile, model: nn.Module, key: str = "source.model") -> Sequence[Tensor]:
+def _tops(file: RecipeFile, found: Sequence[Tensor]) -> list[str]:
+    """The outputs whose largest values are wanted besides, if they have as many."""
+    wanted = []
+    for (name, spec), scores in zip(file.recipe.output.items(), found, strict=False):
+        if spec.top > (scores.shape[-1] if scores.ndim > 1 else 0):
+            raise file.wrong(
+                f"output.{name}.top",
+                f"{spec.top} of {list(scores.shape[1:])} values a row",
+                "ask for no more than there are",
+            )
+        wanted += [name] if spec.top else []
+    return wanted
+
+
+def _try(
+    file: RecipeFile, model: nn.Module, key: str = "source.model", *, top: bool = True
+) -> Sequence[Tensor]:
     recipe = file.recipe
+    outputs = {
+        name: spec if top else msgspec.structs.replace(spec, top=0)
+        for name, spec in recipe.output.items()
+    }
     shapes = {name: list(spec.shape) for name, spec in recipe.input.items()}
-    wrapped = Deployable(model, recipe.input, recipe.output).eval()
+    wrapped = Deployable(model, recipe.input, outputs).eval()
     rows = 2
     try:
         with torch.no_grad():
@@ -214,7 +239,7 @@ def _check_students(file: RecipeFile, signature: Signature) -> None:
             module = file.function(where, text).call()
             if not isinstance(module, nn.Module):
                 raise file.wrong(where, "gave no torch.nn.Module", "return the module")
-            scores = _try(file, module.eval(), where)[0]
+            scores = _try(file, module.eval(), where, top=False)[0]
             wanted = signature.outputs[0].shape[1:]
             if tuple(scores.shape[1:]) != wanted:
                 raise file.wrong(

@@ -152,6 +152,7 @@ def _judge(
     if latency is not None and baseline.latency_ms is not None:
         ratio = round(latency.p50 / baseline.latency_ms.p50, 4)
     floating = models.outputs["floating"]
+    floats = [name for name, array in found.items() if array.dtype.kind == "f"] or [first]
     smaller = made.emitted.precision != SOURCE_PRECISION
     measured = Measured(
         accuracy_drop=loaded.metric(models.outputs["source"], labels) - points,
@@ -159,7 +160,7 @@ def _judge(
         latency_ratio=ratio if smaller else None,
         agreement=agreement(models.outputs["source"][first], found[first]),
         parity=abs(points - loaded.metric(models.outputs[kept], labels)),
-        snr_db=min(snr_db(floating[name], array) for name, array in found.items()),
+        snr_db=min(snr_db(floating[name], found[name]) for name in floats),
     )
     return ArtifactResult(
         name=made.name,

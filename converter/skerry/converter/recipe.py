@@ -151,9 +151,12 @@ class OutputTensor(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         softmax: whether the graph ends in a softmax over the last axis.
+        top: how many of the largest are given besides, best first: the values as `NAME_top`, the
+            class numbers (int32, places in `model.labels`) as `NAME_labels`; 0 for none.
     """
 
     softmax: bool = False
+    top: Annotated[int, Meta(ge=0, le=1000)] = 0
 
 
 class Calibration(Struct, frozen=True, forbid_unknown_fields=True):

@@ -186,6 +186,7 @@ model = "{model}"{weights}
 {inputs}
 # [output.scores]                # outputs by name, in the model's order
 # softmax = true                 # a softmax at the end of the graph
+# top = 3                        # also the 3 largest: scores_top, and their classes: scores_labels
 
 [data]                           # .npz, .parquet, tar or folder of class folders, file.py:function
 train = "train.npz"              # arrays named as the inputs, and label

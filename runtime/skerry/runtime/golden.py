@@ -21,8 +21,8 @@ class Difference(msgspec.Struct, frozen=True):
     Attributes:
         largest: the largest absolute difference of an element; infinite where either is not finite
             and the other differs.
-        argmax: the share of rows whose argmax over the last axis agrees; 1.0 for an output of
-            scalars.
+        argmax: the share of rows whose argmax over the last axis agrees, of integers that of the
+            equal ones; 1.0 for an output of scalars.
     """
 
     largest: float
@@ -37,7 +37,11 @@ class GoldenResult(msgspec.Struct, frozen=True):
 
 
 def compare(found: NDArray[Any], expected: NDArray[Any]) -> Difference:
-    """The difference of two arrays of one shape, [N, …]. Strings are equal or differ infinitely."""
+    """The difference of two arrays of one shape, [N, …].
+
+    Strings are equal or differ infinitely. Of integers the share that is equal stands for the
+    argmax: they are class numbers, of which none is near another.
+    """
     if "U" in (expected.dtype.kind, found.dtype.kind):
         equal = found.astype(np.str_) == expected.astype(np.str_)
         return Difference(0.0 if equal.all() else np.inf, float(equal.mean()))
@@ -48,6 +52,8 @@ def compare(found: NDArray[Any], expected: NDArray[Any]) -> Difference:
     apart[np.isnan(left) & np.isnan(right)] = 0.0
     apart[np.isnan(apart)] = np.inf
     largest = float(apart.max(initial=0.0))
+    if expected.dtype.kind in "iu":
+        return Difference(largest, float((left == right).mean()))
     if left.ndim < 2 or left.shape[-1] < 2:
         return Difference(largest, 1.0)
     same = left.argmax(axis=-1) == right.argmax(axis=-1)
@@ -97,13 +103,14 @@ def check_outputs(
                 f"shape {found[own].shape} where the golden is {golden[key].shape}", where=where
             )
         differences[spec.name] = compare(found[own], golden[key])
-        _judge(differences[spec.name], artifact.tolerance, where)
+        near = golden[key].dtype.kind not in "iu"
+        _judge(differences[spec.name], artifact.tolerance, where, near=near)
     return differences
 
 
-def _judge(found: Difference, tolerance: Tolerance, where: str) -> None:
+def _judge(found: Difference, tolerance: Tolerance, where: str, *, near: bool) -> None:
     remedy = "this machine computes it otherwise, or the artifact is another: do not serve it"
-    if not found.largest <= tolerance.atol:
+    if near and not found.largest <= tolerance.atol:
         raise GoldenError(
             f"differs from golden by {found.largest:.3g}, {tolerance.atol:.3g} is allowed",
             where=where,
