@@ -12,6 +12,7 @@ from torch import nn
 
 from skerry.converter.cache import Cache
 from skerry.converter.graph import as_tensors
+from skerry.converter.histograms import Histogram, histograms
 from skerry.converter.keys import Keys
 from skerry.converter.layers import LayerNoise, layer_noise
 from skerry.converter.loading import Loaded
@@ -31,7 +32,7 @@ __all__ = ["INT8", "SOURCE_PRECISION", "Models", "quantize", "scheme_of"]
 INT8 = "int8"
 SOURCE_PRECISION = "fp32"
 _NOISE_ROWS = 64
-_LAYERS = "layers.json"
+_SEEN = "seen.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Models:
         trained: `floating` without pre- and post-processing.
         outputs: of `source`, `floating` and, where int8 is asked for, `quantized`.
         layers: the noise of quantization at every layer, where int8 is asked for.
+        histograms: what calibration saw of every activation, likewise.
         chosen: the level of every layer, where the recipe asks for mixed precision.
         steps: what each step did.
     """
@@ -55,6 +57,7 @@ class Models:
     trained: nn.Module
     outputs: dict[str, Outputs]
     layers: tuple[LayerNoise, ...]
+    histograms: tuple[Histogram, ...]
     chosen: tuple[LayerChoice, ...]
     steps: tuple[StepRecord, ...] = ()
 
@@ -113,8 +116,8 @@ def quantize(loaded: Loaded, trainer: Trainer, keys: Keys, kept: Cache, output: 
         if recipe.float_steps:
             found = kept.arrays(keys.outputs("floating"), lambda: evaluate(loaded, floating))
             outputs["floating"] = found
-    layers: tuple[LayerNoise, ...] = ()
     steps = trainer.records()
+    seen = _Seen((), ())
     if INT8 in recipe.quantize.precisions:
         chosen = chosen_layers(loaded, floating, outputs, scheme, keys, kept, output)
         if aware is not None:
@@ -123,18 +126,35 @@ def quantize(loaded: Loaded, trainer: Trainer, keys: Keys, kept: Cache, output: 
             outputs["quantized"] = kept.arrays(
                 keys.outputs("quantized"), lambda: evaluate(loaded, quantized().module)
             )
-            layers = _layers(loaded, quantized, keys, kept)
-    return Models(source, floating, quantized, trained, outputs, layers, chosen, steps)
+            seen = _seen(loaded, quantized, keys, kept)
+    return Models(
+        source,
+        floating,
+        quantized,
+        trained,
+        outputs,
+        seen.layers,
+        seen.histograms,
+        chosen,
+        steps,
+    )
 
 
-def _layers(
+class _Seen(msgspec.Struct, frozen=True):
+    """What is noted down of a quantized model for people."""
+
+    layers: tuple[LayerNoise, ...]
+    histograms: tuple[Histogram, ...]
+
+
+def _seen(
     loaded: Loaded, quantized: Callable[[], QuantizedModel], keys: Keys, kept: Cache
-) -> tuple[LayerNoise, ...]:
+) -> _Seen:
     def write(folder: Path) -> None:
         rows = loaded.evaluation.rows(slice(0, _NOISE_ROWS)).inputs
         noise = layer_noise(quantized(), as_tensors(rows))
-        (folder / _LAYERS).write_bytes(msgspec.json.encode(noise))
+        found = _Seen(noise, histograms(quantized()))
+        (folder / _SEEN).write_bytes(msgspec.json.encode(found))
 
-    folder, _ = kept.entry(["layers", *keys.outputs("quantized")], write)
-    data = (folder / _LAYERS).read_bytes()
-    return msgspec.json.decode(data, type=tuple[LayerNoise, ...])
+    folder, _ = kept.entry(["seen", *keys.outputs("quantized")], write)
+    return msgspec.json.decode((folder / _SEEN).read_bytes(), type=_Seen)

@@ -90,6 +90,7 @@ def _result(conversion: Conversion) -> Result:
         artifacts=tuple(one.result for one in conversion.proved),
         steps=conversion.steps,
         layers=models.layers,
+        histograms=models.histograms,
         mixed=models.chosen,
         passed=all(one.result.passed for one in conversion.proved),
     )

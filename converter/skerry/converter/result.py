@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from skerry.converter.gates import Verdict
+from skerry.converter.histograms import Histogram
 from skerry.converter.layers import LayerNoise
 from skerry.converter.mixed import LayerChoice
 from skerry.converter.steps.base import StepRecord
@@ -93,6 +94,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         metric: the metric's name.
         model_metric: points of the model after the steps, before quantization.
         layers: the noise of quantization at every layer, where int8 was asked for.
+        histograms: what calibration saw of every activation, and the range chosen, likewise.
         mixed: the level of every layer, where the recipe asks for mixed precision.
         quantized_metric: points of the fake-quantized model, where int8 was asked for.
     """
@@ -109,6 +111,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactResult, ...]
     steps: tuple[StepRecord, ...]
     layers: tuple[LayerNoise, ...]
+    histograms: tuple[Histogram, ...]
     mixed: tuple[LayerChoice, ...] = ()
     passed: bool
 

@@ -35,13 +35,21 @@ class Decided(ObserverBase):  # type: ignore[misc]  # torchao has no types
         zero_point: int32, of the same shape.
         axis: the channel axis, or None for per tensor.
         lowest, highest: the integers used, inside int8 or int16.
+        seen: what the choice was made from; of activations.
     """
 
     scale: Tensor
     zero_point: Tensor
 
     def __init__(
-        self, scale: Tensor, zero_point: Tensor, *, axis: int | None, lowest: int, highest: int
+        self,
+        scale: Tensor,
+        zero_point: Tensor,
+        *,
+        axis: int | None,
+        lowest: int,
+        highest: int,
+        seen: Seen | None = None,
     ) -> None:
         dtype = torch.int8 if highest <= ACTIVATION_MAX else torch.int16
         super().__init__(dtype=dtype, is_dynamic=False)
@@ -50,6 +58,7 @@ class Decided(ObserverBase):  # type: ignore[misc]  # torchao has no types
         self.qscheme = torch.per_tensor_affine if axis is None else torch.per_channel_symmetric
         self.ch_axis = axis
         self.quant_min, self.quant_max = lowest, highest
+        self.seen = seen
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x`, any shape, float32."""
@@ -138,13 +147,15 @@ class ActivationCollector(ObserverBase):  # type: ignore[misc]  # torchao has no
 
     def decide(self) -> Decided:
         """The observer that takes this one's place."""
-        chosen = wide(self.seen()) if self._wide else choose(self.seen(), self._scheme)
+        seen = self.seen()
+        chosen = wide(seen) if self._wide else choose(seen, self._scheme)
         return Decided(
             torch.tensor(chosen.scale),
             torch.tensor(chosen.zero_point),
             axis=None,
             lowest=self.quant_min,
             highest=self.quant_max,
+            seen=seen,
         )
 
     def calculate_qparams(self, **_: object) -> tuple[Tensor, Tensor]:

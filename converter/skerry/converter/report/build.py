@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skerry.converter.recipe import Recipe
 from skerry.converter.report.examples import Example, worst
 from skerry.converter.report.steps import shown_steps
-from skerry.converter.report.svg import Bar, bars, confusion
+from skerry.converter.report.svg import Bar, bars, confusion, histogram
 from skerry.converter.result import ArtifactResult, Result
 from skerry.devices.output import human_bytes
 
@@ -66,6 +66,7 @@ def build_report(result: Result, recipe: Recipe, evidence: Evidence, *, timings:
         metrics=_metrics(result),
         latencies=bars(_latencies(result)) if timings else Markup(""),
         layers=bars(_layers(result)),
+        histograms=_histograms(result),
         steps=shown_steps(result),
         examples=_examples(result, recipe, evidence, names),
         confusions=_confusions(result, evidence, names),
@@ -126,6 +127,18 @@ def _layers(result: Result) -> list[Bar]:
             "model",
         )
         for one in result.layers
+    ]
+
+
+def _histograms(result: Result) -> list[tuple[str, str, Markup]]:
+    """Name, words and plot of every activation, those that lose most first."""
+    return [
+        (
+            f"{one.layer} {one.operation}"[-_LONGEST_NAME:],
+            f"{one.low:.3g} to {one.high:.3g}, {100 * one.clipped:.2g}% beyond",
+            histogram(one.counts, (one.least, one.most), (one.low, one.high)),
+        )
+        for one in sorted(result.histograms, key=lambda one: -one.clipped)
     ]
 
 

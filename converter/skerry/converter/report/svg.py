@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-__all__ = ["Bar", "bars", "confusion", "curve"]
+__all__ = ["Bar", "bars", "confusion", "curve", "histogram"]
 
 _WIDTH, _LABEL, _VALUE = 760, 230, 150
 _ROW, _THICK = 28, 16
@@ -58,6 +58,39 @@ def curve(values: Sequence[float]) -> Markup:
         for i, value in enumerate(values)
     )
     return _svg("curve", width, height, [f'<polyline points="{points}"/>'])
+
+
+def histogram(
+    counts: Sequence[int], edges: tuple[float, float], chosen: tuple[float, float]
+) -> Markup:
+    """Counts on a logarithmic scale, those outside `chosen` in another colour.
+
+    Args:
+        edges: the outer edges of the bins.
+        chosen: the range that is kept; its ends are marked.
+    """
+    width, height, foot = 232, 64, 16
+    least, most = edges
+    tall = [float(np.log1p(count)) for count in counts]
+    highest = max(tall, default=0.0) or 1.0
+    each = width / max(1, len(counts))
+    span = (most - least) or 1.0
+    parts = []
+    for number, one in enumerate(tall):
+        middle = least + (number + 0.5) * span / len(counts)
+        kind = "artifact" if chosen[0] <= middle <= chosen[1] else "wrong"
+        top = height * (1 - one / highest)
+        parts.append(
+            f'<rect x="{number * each:.1f}" y="{top:.1f}" width="{max(0.5, each - 0.5):.1f}" '
+            f'height="{height - top:.1f}" class="{kind}"/>'
+        )
+    for end in chosen:
+        x = width * (end - least) / span
+        if 0 <= x <= width:
+            parts.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height}"/>')
+    parts.append(f'<text x="0" y="{height + foot - 3}">{least:.3g}</text>')
+    parts.append(f'<text x="{width}" y="{height + foot - 3}" class="name">{most:.3g}</text>')
+    return _svg("histogram", width, height + foot, parts)
 
 
 def confusion(counts: NDArray[Any], labels: Sequence[str]) -> Markup:
