@@ -123,6 +123,7 @@ def test_a_failed_gate_saves_everything_and_says_so(
         ("source.model=model.py:other", "not the weights of this model"),
         ("data.evaluation=data.py:empty", "the data set is empty"),
         ("data.evaluation=data.py:out_of_range", "out of range"),
+        ("data.calibration.from=data.py:empty", "the data set is empty"),
         ('model.labels=["a", "b"]', "2 labels for 4 classes"),
     ],
 )

@@ -197,6 +197,17 @@ def test_every_layer_is_an_integer_kernel_in_litert(emitted):
     assert seen == 5
 
 
+def test_every_layer_is_taken_by_xnnpack(emitted):
+    runtime = interpreter.Interpreter(str(emitted("tflite", "int8").path))
+    runtime.allocate_tensors()
+    operators = runtime._get_ops_details()
+    taken = [set(one["inputs"]) for one in operators if one["op_name"] == "DELEGATE"]
+    layers = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+    weights = [one["inputs"][1] for one in operators if one["op_name"] in layers]
+    assert len(weights) == 5
+    assert all(any(weight in inputs for inputs in taken) for weight in weights)
+
+
 def _onnx_decision(path: Path):
     """Weights by shape, and every activation's (scale, zero point as int8)."""
     graph = onnx.load(path).graph
