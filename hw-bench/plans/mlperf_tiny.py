@@ -10,6 +10,7 @@ layer, as there. Writes JSON; exit code 1 if a check fails.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 import tarfile
@@ -21,12 +22,20 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from skerry.bench.machine import read_machine, read_now
 from skerry.converter.flow import convert
+from skerry.converter.graph import as_tensors, example_inputs
+from skerry.converter.loading import load
+from skerry.converter.metric import agreement
+from skerry.converter.models import scheme_of
+from skerry.converter.quantize import calibrate
+from skerry.converter.quantize.observers import Decided
 from skerry.converter.quiet import quieten
-from skerry.converter.recipe_file import load_recipe
+from skerry.converter.recipe_file import RecipeFile, load_recipe
 from skerry.converter.result import ArtifactResult, Result
+from skerry.converter.training import evaluate
 from skerry.devices.output import Output
 
 Floats = NDArray[np.float32]
@@ -244,8 +253,32 @@ def judge(name: str, result: Result) -> dict[str, Any]:
     return checks
 
 
+def what_costs(file: RecipeFile) -> dict[str, float]:
+    """Agreement with the source if weights alone, or activations alone, were rounded to int8.
+
+    The first is what rounding weights better could win back at most; the second what activations
+    of int8, with one scale for a tensor, cost before any weight is rounded.
+    """
+    loaded = load(file)
+    source = loaded.deployable(loaded.model)
+    rows = [as_tensors(batch) for batch in loaded.calibration.batches(64)]
+    example = example_inputs(file.recipe.input)
+    model = calibrate(source, example, rows, scheme_of(file.recipe)).decided
+    wanted = evaluate(loaded, source)["output"]
+    found = {}
+    for kept in ("weights", "activations"):
+        graph = copy.deepcopy(model)
+        for path, part in list(graph.named_modules(remove_duplicate=False)):
+            if isinstance(part, Decided) and (part.ch_axis is None) == (kept == "weights"):
+                graph.set_submodule(path, nn.Identity())
+        graph.recompile()
+        found[f"{kept} alone"] = agreement(wanted, evaluate(loaded, graph)["output"])
+    return found
+
+
 def measure(name: str, work: Path) -> dict[str, Any]:
-    result = convert(load_recipe(recipe(name, work)), work / name, Output())
+    file = load_recipe(recipe(name, work))
+    result = convert(file, work / name, Output())
     kept = ("bytes", "sha256", "metric", "agreement", "reference_agreement", "snr_db", "latency_ms")
     noisiest = sorted(result.layers, key=lambda layer: layer.own_db)[:3]
     return {
@@ -256,6 +289,7 @@ def measure(name: str, work: Path) -> dict[str, Any]:
             for one in result.artifacts
         },
         "layers that add most noise": msgspec.to_builtins(noisiest),
+        "agreement if rounded": what_costs(file) if name == "resnet8" else None,
         "checks": judge(name, result),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import tarfile
 import tempfile
 import time
@@ -43,7 +44,14 @@ LIMITS = {
     "tflite latency / fp32": 0.45,
     "accuracy drop, points": 0.3,
     "onnx below quantize_static, points": 0.0,
+    "onnx layers not in integer kernels": 0,
+    "tflite layers not in XNNPACK": 0,
+    "MIL executor / PyTorch": 20.0,
+    "conversion, seconds": 120.0,
+    "conversion, peak GiB": 4.0,
 }
+FLOAT_KINDS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+THREADS = 2  # of the conversion; everything that is timed against something else runs on one
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -179,6 +187,34 @@ def coreml_run(path: Path) -> Run:
 RUNNERS = {"onnx": onnx_run, "tflite": tflite_run, "coreml": coreml_run}
 
 
+def float_onnx_layers(path: Path, work: Path) -> int:
+    """Convolutions and linear layers that ONNX Runtime runs in float once it has optimized."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(work / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(work / "optimized.onnx").graph.node]
+    return sum(kind in FLOAT_KINDS for kind in kinds)
+
+
+def layers_outside_xnnpack(path: Path) -> int:
+    """Convolutions and linear layers whose weights no delegate of LiteRT reads."""
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    operators = interpreter._get_ops_details()
+    taken = {i for one in operators if one["op_name"] == "DELEGATE" for i in one["inputs"]}
+    layers = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+    return sum(one["op_name"] in layers and one["inputs"][1] not in taken for one in operators)
+
+
+def torch_run(model: nn.Module) -> Run:
+    def run(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return model(torch.from_numpy(rows)).numpy()
+
+    return run
+
+
 def size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
@@ -211,7 +247,7 @@ def latencies(first: Run, second: Run, image: NDArray[np.uint8]) -> dict[str, An
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     model = load_model(arguments.depth)
     calibration, _ = load_images("train", CALIBRATION)
     images, labels = load_images("test", arguments.images)
@@ -234,6 +270,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 fmt, precision, source, example, signature, arguments.work
             )
     conversion = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    torch.set_num_threads(1)
     paths = {name: artifact.path for name, artifact in made.items()}
     paths["onnx-quantize_static"] = peer(
         paths["onnx-fp32"], calibration, arguments.work / "peer.onnx"
@@ -250,6 +288,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             runs["onnx-int8"], runs["onnx-quantize_static"], one
         ),
         "tflite latency / fp32": latencies(runs["tflite-int8"], runs["tflite-fp32"], one),
+        "MIL executor / PyTorch": latencies(runs["coreml-fp32"], torch_run(model), one),
     }
     values = {name: pair["ratio"]["value"] for name, pair in pairs.items()}
     values["onnx bytes / fp32"] = found["onnx-int8"]["bytes"] / found["onnx-fp32"]["bytes"]
@@ -258,12 +297,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     values["onnx below quantize_static, points"] = (
         found["onnx-quantize_static"]["top1"] - found["onnx-int8"]["top1"]
     )
+    values["onnx layers not in integer kernels"] = float_onnx_layers(
+        paths["onnx-int8"], arguments.work
+    )
+    values["tflite layers not in XNNPACK"] = layers_outside_xnnpack(paths["tflite-int8"])
+    values["conversion, seconds"], values["conversion, peak GiB"] = conversion, peak
     return {
         "model": f"ResNet{arguments.depth}",
         "calibrator": arguments.calibrator,
         "refinements": arguments.refine,
         "images": len(images),
-        "conversion_seconds": round(conversion, 1),
         "artifacts": found,
         "latency": pairs,
         "checks": {
