@@ -24,6 +24,62 @@ def test_npz_and_functions_give_the_same_form(project: Path) -> None:
     assert len(called) == 256
 
 
+_BATCHES = """
+import numpy as np
+
+def batches():
+    for start in range(0, 10, 4):
+        count = min(4, 10 - start)
+        yield {"image": np.full((count, 8, 8, 1), start, np.uint8), "label": np.zeros(count, int)}
+
+def uneven():
+    yield {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, int)}
+    yield {"image": np.zeros((2, 4, 4, 1), np.uint8), "label": np.zeros(2, int)}
+
+def unnamed():
+    yield {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, int)}
+    yield {"image": np.zeros((2, 8, 8, 1), np.uint8)}
+
+def breaks():
+    yield {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, int)}
+    raise OSError("the camera is gone")
+
+def nothing():
+    yield from ()
+
+def numbers():
+    yield 7
+
+def text():
+    return "rows"
+"""
+
+
+def test_a_function_may_yield_batches(project: Path) -> None:
+    (project / "batches.py").write_text(_BATCHES)
+    found = load_dataset("batches.py:batches", project, _INPUTS, 4)
+    assert found.inputs["image"][:, 0, 0, 0].tolist() == [0] * 4 + [4] * 4 + [8] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("uneven", "do not join"),
+        ("unnamed", "different arrays"),
+        ("breaks", "the camera is gone"),
+        ("nothing", "no batch"),
+        ("numbers", "yielded int"),
+        ("text", "gave str"),
+    ],
+)
+def test_batches_that_do_not_fit_are_named(project: Path, name: str, words: str) -> None:
+    (project / "batches.py").write_text(_BATCHES)
+    with pytest.raises(InputError) as caught:
+        load_dataset(f"batches.py:{name}", project, _INPUTS, 4)
+    assert words in str(caught.value)
+    assert caught.value.remedy
+
+
 def test_samples_repeat_and_keep_their_order() -> None:
     data = Dataset("here", {"x": np.arange(50)}, np.arange(50))
     chosen = data.sample(10, seed=4)

@@ -1,13 +1,14 @@
 """Data sets by what a recipe calls them.
 
 `.npz`, `.parquet` and `file.py:function` give one array per input under the input's name, and
-`label`; a folder or a tar holds pictures in class folders.
+`label`; the function may also yield them in batches. A folder or a tar holds pictures in class
+folders.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from skerry.devices.errors import InputError
 __all__ = ["load_dataset", "load_rows"]
 
 _LABEL = "label"
+_FORM = "return a dict of arrays by name, or yield such batches"
 
 
 def load_dataset(
@@ -139,12 +141,49 @@ def _pictures(
 
 
 def _called(function: UserFunction) -> dict[str, NDArray[Any]]:
+    """What the function returns at once, or yields batch by batch, joined."""
     given = function.call()
-    if not isinstance(given, Mapping):
+    batches = [given] if isinstance(given, Mapping) else _drawn(function, given)
+    names = [str(name) for name in batches[0]] if batches else []
+    if any(list(map(str, batch)) != names for batch in batches):
         raise InputError(
-            f"gave {type(given).__name__}", where=function, remedy="return a dict of arrays by name"
+            "its batches have different arrays",
+            where=function,
+            remedy=f"give {', '.join(names)} in each, in that order",
         )
-    return {str(name): np.asarray(array) for name, array in given.items()}
+    try:
+        return {
+            name: np.concatenate([np.asarray(batch[name]) for batch in batches])
+            if len(batches) > 1
+            else np.asarray(batches[0][name])
+            for name in names
+        }
+    except ValueError as error:
+        raise InputError(
+            f"its batches do not join: {error}",
+            where=function,
+            remedy="let arrays of one name differ in their first axis alone",
+        ) from error
+
+
+def _drawn(function: UserFunction, given: Any) -> list[Mapping[str, Any]]:
+    """The batches of a generator, or of another iterable."""
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | np.ndarray):
+        raise InputError(f"gave {type(given).__name__}", where=function, remedy=_FORM)
+    try:
+        batches = list(given)
+    except Exception as error:
+        raise InputError(
+            f"{function.name} raised {type(error).__name__}: {error}",
+            where=function.file,
+            remedy="correct the function",
+        ) from error
+    for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise InputError(f"yielded {type(batch).__name__}", where=function, remedy=_FORM)
+    if not batches:
+        raise InputError("yielded no batch", where=function, remedy="give at least one row")
+    return batches
 
 
 def _fitting(where: str, name: str, array: NDArray[Any], spec: Input) -> NDArray[Any]:
