@@ -23,7 +23,7 @@ __all__ = ["Evidence", "build_report"]
 
 _Outputs = Mapping[str, NDArray[Any]]
 _MOST_CLASSES = 30
-_LONGEST_NAME = 34
+_LONGEST_NAME = 29
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ __all__ = ["Bar", "bars", "confusion", "curve", "histogram"]
 
 _WIDTH, _LABEL, _VALUE = 760, 230, 150
 _ROW, _THICK = 28, 16
+_SHOWN_LABEL, _SHORT_LABEL = 14, 4  # letters that fit beside and above a confusion
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,16 @@ def confusion(counts: NDArray[Any], labels: Sequence[str]) -> Markup:
     Args:
         counts: integers [classes, classes].
     """
-    cell, left, top = 30, 70, 26
+    cell, left, top = 30, 110, 26
     size = len(labels)
     most = max(1, int(np.max(counts, initial=1)))
     parts = []
     for row, label in enumerate(labels):
         y = top + row * cell
-        parts.append(f'<text x="{left - 8}" y="{y + 20}" class="name">{escape(label)}</text>')
+        name, short = escape(label[:_SHOWN_LABEL]), escape(label[:_SHORT_LABEL])
+        parts.append(f'<text x="{left - 8}" y="{y + 20}" class="name">{name}</text>')
         x = left + row * cell + cell / 2
-        parts.append(f'<text x="{x:.0f}" y="{top - 8}" class="centre">{escape(label)}</text>')
+        parts.append(f'<text x="{x:.0f}" y="{top - 8}" class="centre">{short}</text>')
         parts += [
             _cell(left + column * cell, y, cell, int(counts[row, column]), most, row == column)
             for column in range(size)
