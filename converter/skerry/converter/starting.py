@@ -158,6 +158,10 @@ _CHOICES = """\
 # kind = "prune"                 # whole channels go
 # ratio = 0.3
 # epochs = 5
+#
+# [[step]]
+# kind = "qat"                   # train the quantized model; the last step
+# epochs = 3
 
 [quantize]
 precisions = ["fp32", "int8"]    # also fp16, int8-dynamic, int8-weights, int4-weights; of Core ML

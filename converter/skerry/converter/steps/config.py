@@ -178,8 +178,6 @@ class Prune(
         most: the largest share that one layer loses.
         round_to: channel counts stay multiples of this; 0 for what the target's profile wants.
         keep: names of layers that are not pruned. The layers that give the outputs never are.
-        heads: number of attention heads by the name of the linear layer that makes queries, keys
-            and values; whole heads go.
         depth: share of the blocks of each sequence (its children that keep their input's shape)
             that stays; those go first that change their input least.
     """
@@ -191,7 +189,6 @@ class Prune(
     most: _Kept = 0.9
     round_to: Annotated[int, Meta(ge=0)] = 0
     keep: tuple[str, ...] = ()
-    heads: dict[str, _Count] = {}
     depth: _Kept = 1.0
 
 

@@ -25,7 +25,7 @@ def prune(
     Raises:
         InputError: a name is no layer's, a ratio empties a layer, or nothing could be removed.
     """
-    for key, names in (("keep", config.keep), ("ratios", config.ratios), ("heads", config.heads)):
+    for key, names in (("keep", config.keep), ("ratios", config.ratios)):
         for name in names:
             layer_named(model, name, key)
     before = widths(model)

@@ -1,0 +1,126 @@
+"""ResNet56 on CIFAR-10 JPEGs, 6, 10 and 20 times smaller: train on a GPU, convert, measure.
+
+  python hw-bench/plans/cifar_shrink.py train      the teacher, then every student and seed side by
+                                                   side, by `skerry train`; needs a CUDA device
+  python hw-bench/plans/cifar_shrink.py measure    what `train` left, through `skerry convert`; CPU
+
+Both go on where they were stopped. Without a word it measures what is there, and says so where
+nothing is. Reads the shared data (SKERRY_DATA), writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skerry.bench.machine import read_machine, read_now
+
+DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data")).resolve()
+RECIPES = Path(__file__).resolve().parent / "cifar_shrink"
+STUDENTS = ("six", "ten", "twenty")
+PUBLIC = DATA / "models/resnet-cifar/resnet56-4bfd9763.th"
+
+
+def command(word: str, recipe: str, out: Path, *settings: str) -> list[str]:
+    """`skerry WORD RECIPE`, on the shared data."""
+    data = [
+        f"data.train={DATA}/cifar10-jpeg/train.tar",
+        f"data.evaluation={DATA}/cifar10-jpeg/test.tar",
+    ]
+    words = [part for one in (*data, *settings) for part in ("--set", one)]
+    entry = [str(Path(sys.executable).with_name("skerry")), word]
+    return [*entry, str(RECIPES / f"{recipe}.toml"), "--out", str(out), *words]
+
+
+def train(work: Path, seeds: list[int]) -> int:
+    """Everything that is trained; students run side by side, since each fills little of a GPU."""
+    teacher = work / "teacher"
+    words = command("train", "teacher", teacher, "build.device=cuda", f"source.weights={PUBLIC}")
+    if code := subprocess.run(words).returncode:
+        return code
+    running = [
+        subprocess.Popen(
+            command(
+                "train",
+                name,
+                work / f"{name}-{seed}",
+                "build.device=cuda",
+                f"build.seed={seed}",
+                f"source.weights={teacher}/model/weights.safetensors",
+            )
+        )
+        for name in STUDENTS
+        for seed in seeds
+    ]
+    return max(process.wait() for process in running)
+
+
+def measure(work: Path, seeds: list[int]) -> dict[str, Any]:
+    """Every student that was trained, converted and judged; a failed gate is a result too."""
+    found: dict[str, Any] = {}
+    for name in STUDENTS:
+        for seed in seeds:
+            trained, out = work / f"{name}-{seed}", work / f"{name}-{seed}-converted"
+            if not (trained / "steps.json").is_file():
+                continue
+            weights = f"source.weights={work}/teacher/model/weights.safetensors"
+            subprocess.run(command("convert", name, out, weights, f"step={taken_up(trained)}"))
+            result = msgspec.json.decode((out / "result.json").read_bytes())
+            found[f"{name}-{seed}"] = {
+                "trained": msgspec.json.decode((trained / "steps.json").read_bytes()),
+                "source": result["source"],
+                "float metric": result["model_metric"],
+                "artifacts": result["artifacts"],
+            }
+    return found
+
+
+def taken_up(trained: Path) -> str:
+    """The steps of a recipe that begin and end with what was trained."""
+    start = trained / "model" / "weights.safetensors"
+    student = RECIPES / "model.py"
+    steps = [f'{{kind="distill", student="{student}:resnet56", start="{start}", epochs=0}}']
+    quantized = trained / "model" / "quantized.safetensors"
+    if quantized.is_file():
+        steps.append(f'{{kind="qat", start="{quantized}", epochs=0}}')
+    return f"[{', '.join(steps)}]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("word", nargs="?", choices=["train", "measure"], default="measure")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("out/cifar"))
+    parser.add_argument("--out", type=Path, default=Path("hw-bench/results/cifar_shrink.json"))
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    if arguments.word == "train":
+        return train(work, arguments.seeds)
+    before = read_now()
+    found = measure(work, arguments.seeds)
+    if not found:
+        print("skipped: nothing is trained yet; run it with `train` on a machine with a GPU")
+        return 0
+    result = {
+        "students": found,
+        "machine": msgspec.to_builtins(read_machine()),
+        "before": msgspec.to_builtins(before),
+        "after": msgspec.to_builtins(read_now()),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    arguments.out.write_bytes(text)
+    print(text.decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
