@@ -6,12 +6,15 @@ fp32, fp16 and int8 in ONNX, TFLite and Core ML; two more variants rename and re
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +108,7 @@ def _public(depth: int) -> _ResNet:
     return model
 
 
+@cache
 def _images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The first images of the training set in a seeded order: pixels [N, 32, 32, 3], labels."""
     with tarfile.open(_DATA / "cifar10-jpeg" / "train.tar") as tar:
@@ -125,10 +129,8 @@ def _prepared(pixels: NDArray[np.uint8]) -> Tensor:
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
 
 
-def _tuned(
-    depth: int, how: Tuning, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> _ResNet:
-    model = _public(depth)
+def _tuned(depth: int, how: Tuning) -> _ResNet:
+    model, (pixels, labels) = _public(depth), _images()
     model.train(not how.head_only)
     tuned = (model.linear if how.head_only else model).parameters()
     optimizer = torch.optim.SGD(tuned, how.rate, momentum=0.9, weight_decay=1e-4)
@@ -204,31 +206,53 @@ def _saved(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def make_pairs(folder: Path, depths: tuple[int, ...] = (20, 56)) -> Iterator[Pair]:
-    """Train, quantize and emit below `folder`, and yield the pairs; or those made there before.
+def make_pairs(
+    folder: Path, depths: tuple[int, ...] = (20, 56), seconds: float = float("inf")
+) -> Iterator[Pair]:
+    """Train, quantize and emit below `folder`, and yield the pairs; what was made there is kept.
 
     The renamed and the reordered variants are the new file of a pair whose old file is neither.
+
+    Args:
+        folder: where the files are.
+        depths: of the ResNets.
+        seconds: begin no other model after so long.
     """
-    index = folder / "pairs.json"
-    if index.exists():
-        for name, old, new in json.loads(index.read_text()):
-            yield Pair(name, folder / old, folder / new)
-        return
-    made = []
-    for pair in _made(folder, depths):
-        made.append([pair.name, *(str(p.relative_to(folder)) for p in (pair.old, pair.new))])
-        yield pair
-    index.write_text(json.dumps(made))
-
-
-def _made(folder: Path, depths: tuple[int, ...]) -> Iterator[Pair]:
-    torch.manual_seed(0)
-    pixels, labels = _images()
+    until = time.monotonic() + seconds
     for depth in depths:
         name = f"resnet{depth}"
-        before = _emitted(_public(depth).eval(), pixels, folder / f"{name}-base")
+        before = _made(folder / f"{name}-base", lambda depth=depth: _public(depth).eval())
         for kind, how in KINDS.items():
-            after = _emitted(_tuned(depth, how, pixels, labels), pixels, folder / f"{name}-{kind}")
+            if time.monotonic() > until:
+                return
+            tuned = partial(_tuned, depth, how)
+            after = _made(folder / f"{name}-{kind}", tuned)
             for variant, new in after.items():
                 old = before[variant.removesuffix("-renamed").removesuffix("-reordered")]
                 yield Pair(f"{name}/{kind}/{variant}", old, new)
+
+
+def _made(folder: Path, model: Callable[[], nn.Module]) -> dict[str, Path]:
+    """Every variant of a model by name, made below `folder` unless it was before."""
+    index = folder / "made.json"
+    if not index.exists():
+        torch.manual_seed(0)
+        made = _emitted(model(), _images()[0], folder)
+        names = {variant: str(path.relative_to(folder)) for variant, path in made.items()}
+        index.write_text(json.dumps(names))
+    return {variant: folder / name for variant, name in json.loads(index.read_text()).items()}
+
+
+def main() -> None:
+    """Make the pairs, or go on making them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("files", type=Path)
+    parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    args = parser.parse_args()
+    for pair in make_pairs(args.files, tuple(args.depths), args.seconds):
+        print(pair.name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parent.parent
-_GOLDEN = _HERE.parent / "golden" / "v1" / "delta"
+_GOLDEN = _HERE.parent / "golden"
+_VERSIONS = ("v1", "v2")
 _CODE = """
 import hashlib, json, platform, sys, tempfile, time
 from pathlib import Path
@@ -44,10 +45,11 @@ def main() -> None:
     parser.add_argument("--model", nargs=3, action="append", default=[])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    digests = json.loads((_GOLDEN / "digests.json").read_text())
     work = [
-        (name, str(_GOLDEN / f"{name}.old"), str(_GOLDEN / f"{name}.patch"), digest)
-        for name, digest in digests.items()
+        (f"{version}/{name}", f"{folder / name}.old", f"{folder / name}.patch", digest)
+        for version in _VERSIONS
+        for folder in [_GOLDEN / version / "delta"]
+        for name, digest in json.loads((folder / "digests.json").read_text()).items()
     ]
     work += [(f"model {Path(patch).stem}", old, patch, digest) for old, patch, digest in args.model]
     paths = [str(args.site), *(str(_ROOT / part) for part in ("devices", "runtime", "updater"))]
