@@ -22,7 +22,7 @@ __all__ = ["Change", "expectations"]
 _SIDE_BITS = 2.0
 _LEAST_ROW = 16
 _RATIO_COST = 7.0
-_GUIDE_COST = 12.0
+_GUIDE_COST, _GUIDE_WORTH = 12.0, 0.8
 _EVIDENCE = 3.0
 _LEAST = 2.0**-9
 _SMALL = 4096
@@ -70,7 +70,7 @@ def expectations(changes: Sequence[Change]) -> list[Expectation]:
                 continue
             at = min(others, key=lambda j: _unlikeness(changes[i], changes[j]))
             guided, cost = _best(changes[i], (changes[at].old, changes[at].new))
-            if cost + _GUIDE_COST < plain[i][1]:
+            if cost + _GUIDE_COST < _GUIDE_WORTH * plain[i][1]:
                 found[i] = replace(guided, guide=i - at)
                 leads.add(at)
     return found
