@@ -7,21 +7,17 @@ drives to 0 or 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.nn import functional
 
 from skerry.converter.quantize.constants import constant, set_constant
 from skerry.converter.quantize.twin import Moment
 
 __all__ = ["Rounding", "learn_rounding"]
 
-_PLAIN: tuple[Any, ...] = ([1, 1], [0, 0], [1, 1], 1)  # what follows a convolution's bias
 _LOW, _HIGH = -0.1, 1.1  # the rectified sigmoid's stretch, equation 23
 _RECTIFIERS: dict[object, tuple[float | None, float | None]] = {
     torch.ops.aten.relu.default: (0.0, None),
@@ -36,41 +32,20 @@ class Rounding:
 
     Attributes:
         steps: gradient steps for each layer.
-        batch: rows of a step, for layers that are learned on whole rows.
-        places: of a convolution's output, in each row, that it is learned on.
-        samples: places of a step.
+        batch: rows of a step.
         rate: of Adam.
         weight: of the regulariser.
         warm_up: share of the steps before the regulariser sets in.
         sharpest, softest: its exponent, annealed from softest to sharpest.
     """
 
-    steps: int = 200
+    steps: int = 300
     batch: int = 32
-    places: int = 16
-    samples: int = 512
     rate: float = 1e-2
     weight: float = 0.01
     warm_up: float = 0.2
     sharpest: float = 2.0
     softest: float = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Examples:
-    """What a layer is learned on.
-
-    Attributes:
-        x: what it reads, [count, …].
-        target: what it gives in floating point, [count, …].
-        call: the layer as a function of (x, weight, bias).
-        batch: how many make a step.
-    """
-
-    x: Tensor
-    target: Tensor
-    call: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    batch: int
 
 
 def learn_rounding(
@@ -111,14 +86,13 @@ def _learn(
     logits = torch.logit((part - _LOW) / (_HIGH - _LOW)).detach().requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=chosen.rate)
     ends = _RECTIFIERS.get(_only_reader(moment), (None, None))
-    examples = _examples(moment, weight.shape[2:], chosen, generator)
-    target = _rectified(examples.target, ends)
+    target = _rectified(moment.exact, ends)
     size = target.pow(2).mean().clamp_min(1e-12)
     for step in range(chosen.steps):
-        picks = torch.randint(len(target), (examples.batch,), generator=generator)
+        picks = torch.randint(len(moment.x), (chosen.batch,), generator=generator)
         up = _rectified_sigmoid(logits)
         soft = torch.clamp(floor + up, decision.quant_min, decision.quant_max) * scale
-        result = _rectified(examples.call(examples.x[picks], soft, bias), ends)
+        result = _rectified(moment.call(moment.x[picks], soft, bias), ends)
         loss = (result - target[picks]).pow(2).mean() / size
         progress = (step / chosen.steps - chosen.warm_up) / (1 - chosen.warm_up)
         if progress > 0:
@@ -129,36 +103,7 @@ def _learn(
         optimiser.step()
     up = (_rectified_sigmoid(logits.detach()) >= 0.5).to(weight.dtype)
     learned = torch.clamp(floor + up, decision.quant_min, decision.quant_max) * scale
-    return _better(moment, weight, learned, bias, ends)
-
-
-def _examples(
-    moment: Moment, kernel: torch.Size, chosen: Rounding, generator: torch.Generator
-) -> _Examples:
-    """Some places of each row where the layer is a plain convolution, else whole rows.
-
-    An output of a convolution depends on one patch alone, so a few places of every row tell as much
-    as all of them, and cost one matrix product.
-    """
-    node = moment.layer.node
-    given: list[Any] = list(node.args[3:])
-    stride, padding, dilation, groups = [*given, *_PLAIN[len(given) :]]
-    if node.target is not torch.ops.aten.conv2d.default or groups != 1:
-        return _Examples(moment.x, moment.exact, moment.call, chosen.batch)
-    window = [tuple(one) for one in (kernel, dilation, padding, stride)]
-    outputs = moment.exact.flatten(2)
-    count = min(chosen.places, outputs.shape[2])
-    x, target = [], []
-    for row in range(len(outputs)):
-        patches = functional.unfold(moment.x[row : row + 1], *window)
-        places = torch.randperm(outputs.shape[2], generator=generator)[:count]
-        x.append(patches[0][:, places].T)
-        target.append(outputs[row][:, places].T)
-
-    def call(patch: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return functional.linear(patch, weight.flatten(1), bias)
-
-    return _Examples(torch.cat(x), torch.cat(target), call, chosen.samples)
+    return _better(moment, weight, learned, bias, ends, target)
 
 
 def _better(
@@ -167,10 +112,10 @@ def _better(
     learned: Tensor,
     bias: Tensor | None,
     ends: tuple[float | None, float | None],
+    target: Tensor,
 ) -> Tensor:
     """The learned weight, unless rounding to nearest gives a smaller error on all rows."""
     with torch.no_grad():
-        target = _rectified(moment.exact, ends)
         errors = [
             float((_rectified(moment.call(moment.x, w, bias), ends) - target).pow(2).sum())
             for w in (learned, moment.decision(weight))
