@@ -6,6 +6,8 @@ import contextlib
 import io
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from skerry.converter.quantize.weights import BLOCK
 
 __all__ = ["COMPRESSED", "NEWEST", "compressed_weights"]
@@ -51,7 +53,8 @@ def compressed_weights(model: Any, precision: str, sparsity: float) -> Any:
                 mode="kmeans", nbits=bits, weight_threshold=_SMALLEST
             )
             config = coreml.OptimizationConfig(global_config=palette)
-            return coreml.palettize_weights(model, config, joint_compression=joint)
+            with threadpool_limits(1):  # sums of several threads differ from run to run
+                return coreml.palettize_weights(model, config, joint_compression=joint)
         if "int" not in precision:
             return model
         config = _integers(coreml, blocks=precision == "int4-weights")
