@@ -100,7 +100,7 @@ def test_a_callers_deadline_ends_no_process_and_the_stale_answer_reaches_nobody(
 
 
 def test_a_hang_outlives_callers_but_not_its_own_limit(tmp_path: Path) -> None:
-    limits = IsolationLimits(call_s=0.5, restart_s=0.0)
+    limits = IsolationLimits(call_s=2.0, restart_s=0.0)
     engine = IsolatedEngine("onnx", make_onnx(tmp_path / "m.onnx"), EngineOptions(), limits)
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGSTOP)
