@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -18,6 +19,9 @@ CORES = sorted(os.sched_getaffinity(0))
 _TICK = os.sysconf("SC_CLK_TCK")
 _HERE = Path(__file__).resolve().parent
 _START_S = 60.0
+
+# Ended from outside, a plan still ends the servers that it started.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Running:
