@@ -28,7 +28,7 @@ _NAMES = ("quay", "lighthouse", "ferry")
 _CANARY = _NAMES[0]
 _KILLED = _NAMES[1]
 _MODEL = "digits"
-_START_SECONDS = 20.0
+_START_SECONDS = 90.0
 # A demonstration looks, reports and tries every few seconds; devices take minutes by default.
 _PACE = ("--poll", "5", "--window", "2", "--trial", "2")
 _ROLLOUT_SECONDS = 60.0
