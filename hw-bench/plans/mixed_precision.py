@@ -36,9 +36,6 @@ WAYS = {
         'quantize.refinements=["equalization","adaround","bias_correction"]',
     ),
     "mixed": ("--set", "quantize.mixed={ most = 0.9 }"),
-    "mixed, int16 allowed": (
-        *("--set", "quantize.mixed={ most = 0.9 }", "--set", 'target.formats=["onnx"]'),
-    ),
 }
 
 
@@ -154,7 +151,6 @@ def main() -> int:
     checks = {
         "int8 alone fails the gate": found["int8"]["exit_code"] == 3,
         "mixed precision meets it": found["mixed"]["exit_code"] == 0,
-        "with int16 activations in ONNX too": found["mixed, int16 allowed"]["exit_code"] == 0,
     }
     document = {
         "command": "python hw-bench/plans/mixed_precision.py",
