@@ -138,6 +138,7 @@ class PlainDevice:
         home.mkdir(parents=True)
         self.home, self.outcome, self.seen = home, outcome, list[str]()
         self.active: Assignment | None = None
+        self.assigned: Assignment | None = None
         http = HttpFetcher()
 
         def post(url: str, body: bytes) -> bytes:
@@ -218,6 +219,7 @@ class PlainDevice:
                 if os.environ.get("SKERRY_TEST_NOISE"):
                     raise
                 assigned = None
+            self.assigned = assigned or self.assigned
             if assigned and str(assigned.release) not in self.seen:
                 self.seen.append(str(assigned.release))
                 self._update(assigned)

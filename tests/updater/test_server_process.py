@@ -86,9 +86,7 @@ def test_a_bad_release_is_stopped_at_the_canary(
     assert saw == [tried["device"]]
     eventually(
         "the way back",
-        lambda: (
-            [str(a.release) for d in devices if (a := d.trust.assignment())] == ["linear/1"] * 3
-        ),
+        lambda: [str(d.assigned.release) for d in devices if d.assigned] == ["linear/1"] * 3,
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skerry.devices.digest import Descriptor, Digest, digest_rest
 from skerry.devices.errors import BundleError, DigestMismatch
 from skerry.runtime.blobs import BlobStore, FolderBlobs
+from skerry.runtime.bundle.arrays import read_arrays
 from skerry.runtime.bundle.card import ArtifactSpec, BlobRef, Card, TensorSpec
 from skerry.runtime.bundle.layout import (
     DOCUMENT_TYPE,
@@ -146,12 +147,9 @@ class Bundle:
         Raises:
             BundleError: the blob is not safetensors, lacks an input, or its strings are none.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
         try:
-            arrays = load(self.read(self.card.golden))
-        except (SafetensorError, KeyError, ValueError) as error:
+            arrays = read_arrays(self.read(self.card.golden))
+        except BundleError as error:
             raise BundleError(f"not safetensors: {error}", where="golden samples") from error
         rows = {len(array) if array.ndim else 0 for array in arrays.values()}
         if len(rows) > 1 or rows == {0}:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from skerry.devices.digest import Descriptor, Digest, digest_file
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import RealDisk, write_atomically
 from skerry.runtime.blobs import FolderBlobs
+from skerry.runtime.bundle.arrays import write_arrays
 from skerry.runtime.bundle.card import ArtifactSpec, BlobRef, Card, Format, TensorSpec, Tolerance
 from skerry.runtime.bundle.layout import (
     CARD_TYPE,
@@ -185,8 +185,6 @@ def _add_artifact(content: _Content, artifact: ArtifactFile) -> ArtifactSpec:
 
 
 def _golden(inputs: Mapping[str, NDArray[Any]], artifacts: Sequence[ArtifactFile]) -> bytes:
-    from safetensors.numpy import save
-
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     for artifact in artifacts:
         for name, array in artifact.golden.items():
@@ -197,7 +195,7 @@ def _golden(inputs: Mapping[str, NDArray[Any]], artifacts: Sequence[ArtifactFile
     for name, array in arrays.items():
         if array.dtype.kind == "U":
             arrays[name] = code_points(array)
-    return save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    return write_arrays(arrays)
 
 
 def _tar(package: Path) -> bytes:
