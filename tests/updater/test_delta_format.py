@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from skerry.devices.errors import SkerryError
+from skerry.devices.errors import BundleError, SkerryError
 from skerry.updater.delta import Limits, apply, create
 from updater import delta_reference, fuzz_delta
 
@@ -68,6 +68,11 @@ def test_absurd_claims_are_refused_before_memory_is_taken() -> None:
     ):
         with pytest.raises(SkerryError):
             fuzz_delta.applied(b"", patch)
+
+
+def test_a_chain_of_no_patches_is_refused() -> None:
+    with pytest.raises(BundleError, match="no patches"):
+        fuzz_delta.applied(b"", b"\xe4\x2f\x00\x05" + bytes(16))
 
 
 def _arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:

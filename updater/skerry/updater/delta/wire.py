@@ -284,6 +284,8 @@ def read_header(file: PatchFile, limits: Limits) -> Header:
             return Header(Form.ALONE, _size(file, limits))
         case Form.CHAIN:
             links = file.varint(limits.links, "header")
+            if not links:
+                raise BundleError("a chain of no patches", remedy="fetch the patch again")
             return Header(Form.CHAIN, _size(file, limits), links=links)
         case _:
             raise BundleError(f"unknown kind of patch {kind & 15}", remedy="update skerry")
