@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from skerry.converter.emit.support import Level
+from skerry.converter.emit.support import Level, Precision
 from skerry.converter.steps.config import Qat, Step
 from skerry.runtime.bundle.card import Format
 
@@ -23,7 +23,6 @@ __all__ = [
     "Mixed",
     "Model",
     "OutputTensor",
-    "Precision",
     "Quantize",
     "Recipe",
     "Search",
@@ -34,19 +33,6 @@ __all__ = [
 _Positive = Annotated[int, Meta(ge=1)]
 _Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
-Precision = Literal[
-    "fp32",
-    "fp16",
-    "int8",
-    "int8-dynamic",
-    "int8-weights",
-    "int4-weights",
-    "palette6-weights",
-    "palette4-weights",
-    "sparse-weights",
-    "sparse-int8-weights",
-    "sparse-palette4-weights",
-]
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ __all__ = [
     "PRECISIONS",
     "SUPPORT",
     "Level",
+    "Precision",
     "refuse_estimator",
     "refuse_unsupported",
     "supported_levels",
@@ -19,7 +20,7 @@ __all__ = [
     "unsupported_level",
 ]
 
-PRECISIONS = (
+Precision = Literal[
     "fp32",
     "fp16",
     "int8",
@@ -31,7 +32,8 @@ PRECISIONS = (
     "sparse-weights",
     "sparse-int8-weights",
     "sparse-palette4-weights",
-)
+]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 _NOT_IN_CORE_ML = {"int8-dynamic": "Core ML cannot quantize activations as they come"}
 _ONLY_IN_CORE_ML = {
     "palette6-weights": "weights by look-up table are of Core ML alone",

@@ -137,15 +137,7 @@ class FleetAuthority:
         )
         uri = x509.UniformResourceIdentifier(f"skerry:{tenant}/{device}")
         certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._certificate.subject)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(end)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs_certificates=False), critical=True)
+            self._leaf(subject, key, begin, end)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
             .add_extension(x509.SubjectAlternativeName([uri]), False)
             .sign(self._key, hashes.SHA256())
@@ -160,6 +152,19 @@ class FleetAuthority:
         own = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
         certificate = (
+            self._leaf(subject, key, begin, end)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
+            .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), False)
+            .add_extension(issuer, False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def _leaf(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, begin: datetime, end: datetime
+    ) -> x509.CertificateBuilder:
+        """What every certificate has that signs no other."""
+        return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._certificate.subject)
@@ -169,12 +174,7 @@ class FleetAuthority:
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
-            .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), False)
-            .add_extension(issuer, False)
-            .sign(self._key, hashes.SHA256())
         )
-        return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def public_key_of(certificate: str) -> ec.EllipticCurvePublicKey:
