@@ -403,3 +403,20 @@ def test_an_operator_without_lowering_is_named(tmp_path):
         with pytest.raises(UnsupportedError) as caught:
             emit(fmt, "fp32", Strange().eval(), example, specs, tmp_path)
         assert caught.value.where == fmt
+
+
+def test_weights_of_one_shape_and_another_layout_stay_apart(tmp_path):
+    """Training leaves weights channels last; the TFLite converter knew copies by their address."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(6)]
+    model = torch.nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
+    example = (torch.randn(2, 16, 6, 6),)
+    signature = Signature(
+        (TensorSpec("x", "float32", (-1, 16, 6, 6)),),
+        (TensorSpec("y", "float32", (-1, 16, 6, 6)),),
+    )
+    made = emit("tflite", "fp32", model, example, signature, tmp_path)
+    runner = interpreter.Interpreter(str(made.path)).get_signature_runner()
+    row = example[0][:1]
+    with torch.no_grad():
+        np.testing.assert_allclose(runner(x=row.numpy())["y"], model(row).numpy(), atol=1e-4)

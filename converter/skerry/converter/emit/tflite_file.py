@@ -89,6 +89,7 @@ def _convert(
     # The stock quantizer annotates nothing here: it is the switch that makes the converter keep
     # integers, and the graph brings its own parameters.
     switch = PT2EQuantizer().set_global(get_symmetric_quantization_config())
+    _lay_out(module)
     named = dict(zip(signature.input_names, row, strict=True))
     logging.getLogger("litert_torch").setLevel(logging.ERROR)
     try:
@@ -106,6 +107,20 @@ def _convert(
             remedy="leave tflite out of the targets, or replace the operator that it names",
         ) from error
     return content
+
+
+def _lay_out(module: nn.Module) -> None:
+    """Lay every constant out row by row; its values stay.
+
+    The converter copies constants of another layout, and knows each by its address: two of one
+    shape may get one address, one after the other, and then both become the first.
+    """
+    for part in module.modules():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            tensor.data = tensor.data.contiguous()
+        for value in vars(part).values():
+            if isinstance(value, Tensor):
+                value.data = value.data.contiguous()
 
 
 @contextlib.contextmanager
