@@ -3,11 +3,14 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fakes.bundles import linear, make_bundle, make_onnx
@@ -129,12 +132,25 @@ def test_impatient_callers_are_not_the_engines_fault(tmp_path: Path) -> None:
 def test_a_caller_does_not_wait_for_a_new_process_beyond_its_deadline(tmp_path: Path) -> None:
     limits = IsolationLimits(call_s=20.0, restart_s=0.0)
     engine = IsolatedEngine("onnx", make_onnx(tmp_path / "m.onnx"), EngineOptions(), limits)
-    assert engine.pid is not None
-    os.kill(engine.pid, signal.SIGKILL)
-    with pytest.raises(UnavailableError, match="died"):
-        engine.run({"in": X})
-    with pytest.raises(CancelledError, match="not back by the deadline"):
-        engine.run({"in": X}, time.monotonic() + 0.001)
-    np.testing.assert_allclose(engine.run({"in": X})["out"], linear(X), atol=1e-5)
-    assert engine.starts == 2
+    for starts in (2, 3):
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match="died"):
+            engine.run({"in": X})
+        with pytest.raises(CancelledError, match="not back by the deadline"):
+            engine.run({"in": X}, time.monotonic() + 0.001)
+        np.testing.assert_allclose(_insist(engine), linear(X), atol=1e-5)
+        assert engine.starts == starts
     engine.close()
+
+
+def _insist(engine: IsolatedEngine) -> NDArray[Any]:
+    """What a caller gets who asks again and again, each time with hardly any patience.
+
+    The engine's process comes back in between: no call may take its greeting for an answer.
+    """
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        with suppress(CancelledError):
+            return engine.run({"in": X}, time.monotonic() + 0.002)["out"]
+    raise AssertionError("it did not come back")

@@ -103,7 +103,7 @@ class IsolatedEngine:
         latest = time.monotonic() + self._limits.call_s
         with turn(self._lock, latest if until is None else min(until, latest)):
             self._settle(until)
-            if self._socket is None:
+            if self._socket is None or self._starting is not None:
                 self._restart(until)
             return self._call(dict(inputs), until)
 
@@ -213,17 +213,19 @@ class IsolatedEngine:
         finally:
             theirs.close()
             os.close(end)
-        self._socket = ours
         ours.settimeout(self._limits.start_s)
         try:
             hello, _ = receive(ours)
         except (EOFError, OSError, ValueError) as error:
+            ours.close()
             how = self._end()
             raise UnavailableError(f"its process did not start ({how})", where="engine") from error
         if hello.error is not None:
+            ours.close()
             self._end()
             raise BundleError(hello.error, where=self._path)
         self.name, self.inputs, self.outputs = hello.name, hello.inputs, hello.outputs
+        self._socket = ours  # only now: a call may find it from another thread
 
     def _end(self) -> str:
         """Kill the process and forget it. Returns how it ended."""
