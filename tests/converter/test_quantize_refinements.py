@@ -105,6 +105,30 @@ def test_learned_rounding_beats_the_nearest(monkeypatch):
     assert learned < 0.7 * nearest
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(8, 6, 3, padding=1, groups=2), (8, 6, 6)),
+        (nn.Conv1d(8, 6, 3, stride=2, dilation=2), (8, 16)),
+        (nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1), (8, 6, 6)),
+        (nn.ConvTranspose2d(8, 6, 3, groups=2), (8, 6, 6)),
+        (nn.Linear(12, 6), (5, 12)),
+    ],
+    ids=["grouped", "conv1d", "transposed", "transposed, grouped", "linear over positions"],
+)
+def test_rounding_is_learned_for_every_kind_of_layer(monkeypatch, layer, shape):
+    monkeypatch.setattr(Scheme, "weight_limit", property(lambda self: 7))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for one in layer.parameters():
+            one.copy_(torch.randn(one.shape, generator=generator))
+    # Neighbours are alike, as in pictures: then errors of one weight can make up for another's.
+    rows = [torch.randn(256, *shape, generator=generator).cumsum(-1).cumsum(-2) for _ in range(2)]
+    nearest = _noise(layer.eval(), Scheme(), (rows[0],), rows[1])
+    learned = _noise(layer, Scheme(refinements=("adaround",)), (rows[0],), rows[1])
+    assert learned < 0.7 * nearest
+
+
 def test_refinements_leave_scales_as_decided():
     batches = [(pictures(32, seed),) for seed in range(4)]
     plain = calibrate(residual(), batches[0], batches)

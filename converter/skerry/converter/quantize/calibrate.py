@@ -89,11 +89,10 @@ def prepare(module: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> G
 
 def _refine(decided: GraphModule, rows: tuple[Tensor, ...], scheme: Scheme) -> None:
     """Repair layer by layer, each seeing what the layers before it have become."""
-    generator = torch.Generator().manual_seed(0)
 
     def at_layer(moment: Moment) -> None:
         if "adaround" in scheme.refinements:
-            learn_rounding(decided, moment, generator)
+            learn_rounding(decided, moment)
         if "bias_correction" in scheme.refinements:
             correct_bias(decided, moment)
 
