@@ -121,9 +121,9 @@ class Rows:
             student, "int8", self.quantized(student), "distilled"
         )
         config = Prune(ratio=0.5, round_to=4, epochs=12, teacher="source", stages=2, **common)
-        pruned, _, _ = prune(config, student, place)
-        begun = self.quantized(pruned)
-        found["+ pruning"] = self.measured(pruned, "int8", begun, "pruned")
+        prune(config, student, place)
+        begun = self.quantized(student)
+        found["+ pruning"] = self.measured(student, "int8", begun, "pruned")
         model = Trainable(begun, scales=True)
         train_quantized(
             Qat(epochs=6, batch=64, learning_rate=1e-3),
@@ -132,7 +132,7 @@ class Rows:
             place,
             softmax=False,
         )
-        found["+ QAT"] = self.measured(pruned, "int8", settled(model, begun), "qat")
+        found["+ QAT"] = self.measured(student, "int8", settled(model, begun), "qat")
         return found
 
 

@@ -114,9 +114,8 @@ def pruned(trained: nn.Module, **config: object) -> Residual:
     model = fresh()
     model.load_state_dict(trained.state_dict())
     settings = {"ratio": 0.5, "round_to": 4, "epochs": 8, "batch": 32, "learning_rate": 5e-3}
-    found, _, _ = prune(Prune(**{**settings, **config}), model, bench(trained))  # type: ignore[arg-type]
-    assert isinstance(found, Residual)
-    return found
+    prune(Prune(**{**settings, **config}), model, bench(trained))  # type: ignore[arg-type]
+    return model
 
 
 def test_pruning_really_shrinks_and_recovers(trained: nn.Module) -> None:
@@ -154,7 +153,7 @@ def test_a_pruned_model_is_found_again_from_its_weights(trained: nn.Module, tmp_
 
 def test_pruning_twice_is_remembered_as_one_structure(trained: nn.Module, tmp_path: Path) -> None:
     model = pruned(trained, ratio=0.25, epochs=0)
-    model, _, _ = prune(Prune(ratio=0.4, epochs=0), model, bench(trained))
+    prune(Prune(ratio=0.4, epochs=0), model, bench(trained))
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save_model(model))
     again = fresh()

@@ -25,13 +25,15 @@ def apply_step(step: Step, model: nn.Module, bench: Workbench) -> tuple[nn.Modul
         InputError: it cannot be done with this model.
     """
     kept: dict[str, float] = {}
+    whole: dict[str, str] = {}
     zeros: dict[str, float] = {}
     skipped = set(Structure.of(model).skipped)
     match step:
         case Distill():
             model, history = distill(step, model, bench)
         case Prune():
-            model, history, kept = prune(step, model, bench)
+            pruned = prune(step, model, bench)
+            history, kept, whole = pruned.history, pruned.kept, pruned.whole
         case Sparsify():
             model, history, zeros = sparsify(step, model, bench)
         case Finetune():
@@ -47,6 +49,7 @@ def apply_step(step: Step, model: nn.Module, bench: Workbench) -> tuple[nn.Modul
         loss=history.loss,
         held_out=history.held_out,
         kept=kept,
+        whole=whole,
         skipped=gone,
         zeros=zeros,
     )

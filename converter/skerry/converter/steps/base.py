@@ -28,6 +28,7 @@ class StepRecord(msgspec.Struct, frozen=True):
         loss: mean training loss of each epoch.
         held_out: loss on the held-out rows after each epoch, where there are some.
         kept: the share of channels that each pruned layer kept.
+        whole: attentions that could not lose heads, and why, by the layers before them.
         skipped: blocks that were taken out.
         zeros: the share of each layer's weights that are zero, where they were set so.
     """
@@ -39,6 +40,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     loss: tuple[float, ...] = ()
     held_out: tuple[float, ...] = ()
     kept: dict[str, float] = {}
+    whole: dict[str, str] = {}
     skipped: tuple[str, ...] = ()
     zeros: dict[str, float] = {}
 

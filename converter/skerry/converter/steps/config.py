@@ -165,10 +165,10 @@ class _Recovery(Training, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Prune(
     _Recovery, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="prune", tag_field="kind"
 ):
-    """Remove whole channels, then recover by distillation.
+    """Remove whole channels and whole heads of attentions, then recover by distillation.
 
     Attributes:
-        ratio: the share of channels to remove, 0 to 1.
+        ratio: the share of channels, and of heads, to remove, 0 to 1.
         scope: whether each `layer` loses that share, or those channels go that matter least in the
             whole model (`global`), or each layer loses as much as it bears (`sensitivity`: each is
             tried alone, and those whose loss hurts least lose most).
@@ -177,7 +177,8 @@ class Prune(
             to the training loss to first order (`taylor`), or its batch norm's scale.
         most: the largest share that one layer loses.
         round_to: channel counts stay multiples of this; 0 for what the target's profile wants.
-        keep: names of layers that are not pruned. The layers that give the outputs never are.
+        keep: names of layers that are not pruned; the name of an attention, or what it begins
+            with, keeps its heads. The layers that give the outputs are never pruned.
         depth: share of the blocks of each sequence (its children that keep their input's shape)
             that stays; those go first that change their input least.
     """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from skerry.converter.structure import Structure
@@ -92,8 +93,7 @@ def skip(model: nn.Module, names: Sequence[str]) -> None:
     for name in names:
         model.set_submodule(name, nn.Identity())
     before = Structure.of(model)
-    after = Structure(before.removals, (*before.skipped, *names), before.sparse)
-    after.remember(model)
+    replace(before, skipped=(*before.skipped, *names)).remember(model)
 
 
 def _candidates(model: nn.Module) -> list[tuple[str, nn.Module]]:

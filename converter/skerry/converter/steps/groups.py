@@ -36,7 +36,7 @@ class ChannelGroup:
     Attributes:
         layer: the one whose output channels are counted.
         parts: equal stretches of channels that must lose the same positions (groups of a
-            convolution, heads of an attention).
+            convolution).
         importance: of each position within a part, float64 [channels / parts].
         layers: all layers that lose outputs with it, by name.
         padded: whether a tensor with these channels is padded. Along which axis is not known.
@@ -52,6 +52,15 @@ class ChannelGroup:
     def channels(self) -> int:
         """How many there are in one part."""
         return len(self.importance)
+
+    def step(self, round_to: int) -> int:
+        """What counts of positions are multiples of, where those of channels are of `round_to`."""
+        return max(1, round_to // self.parts)
+
+    def outputs(self, positions: Sequence[int]) -> dict[str, list[int]]:
+        """The numbers of these channels in each layer that loses them."""
+        channels = [part * self.channels + one for part in range(self.parts) for one in positions]
+        return dict.fromkeys(self.layers, channels)
 
 
 class Graph:

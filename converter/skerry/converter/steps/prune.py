@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import nn
 
 from skerry.converter.steps.base import Workbench
@@ -11,16 +13,27 @@ from skerry.converter.steps.hints import layer_named
 from skerry.converter.steps.removing import Removing, remove_blocks, widths
 from skerry.converter.steps.training import History
 
-__all__ = ["prune"]
+__all__ = ["Pruned", "prune"]
 
 
-def prune(
-    config: Prune, model: nn.Module, bench: Workbench
-) -> tuple[nn.Module, History, dict[str, float]]:
-    """Remove channels and blocks from `model` in place, then train it towards its teacher.
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning did.
 
-    Returns:
-        The pruned model, its losses, and the share of channels that each layer kept.
+    Attributes:
+        history: losses of the recovery.
+        kept: the share of channels that each layer kept.
+        whole: attentions that could not lose heads, and why, by the layers before them.
+    """
+
+    history: History
+    kept: dict[str, float]
+    whole: dict[str, str]
+
+
+def prune(config: Prune, model: nn.Module, bench: Workbench) -> Pruned:
+    """Remove channels, heads of attentions and blocks from `model` in place, then train it towards
+    its teacher.
 
     Raises:
         InputError: a name is no layer's, a ratio empties a layer, or nothing could be removed.
@@ -28,11 +41,13 @@ def prune(
     for key, names in (("keep", config.keep), ("ratios", config.ratios)):
         for name in names:
             layer_named(model, name, key)
-    before = widths(model)
     heal = healing(config, model, bench)
+    before = widths(model)
     if config.depth < 1:
         remove_blocks(model, config.depth, bench)
     removing = Removing(config, model, bench) if config.ratio > 0 or config.ratios else None
+    if removing is not None:
+        before |= widths(model)
     history = History()
     for stage in range(config.stages):
         if removing is not None:
@@ -40,4 +55,4 @@ def prune(
         history += heal(model, stage)
     after = widths(model)
     kept = {name: after[name] / width for name, width in before.items() if name in after}
-    return model, history, kept
+    return Pruned(history, kept, removing.whole if removing is not None else {})

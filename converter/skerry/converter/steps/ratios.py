@@ -45,7 +45,8 @@ def channels_to_go(
             goal = ratios[group.layer]
         else:
             goal = min(found.get(group.layer, config.ratio) * done, config.most)
-        stay = staying(width, goal, round_to if width >= round_to else 1, group.parts)
+        step = group.step(round_to)
+        stay = staying(width, goal, step if width >= step else 1)
         if stay < 1:
             raise InputError(
                 f"a ratio of {goal:.2f} leaves {group.layer} none of its {width} channels",
@@ -57,11 +58,10 @@ def channels_to_go(
     return plan
 
 
-def staying(width: int, ratio: float, round_to: int, parts: int = 1) -> int:
-    """How many of `width` channels stay (in each of the parts): the multiple of `round_to`
-    nearest to what the ratio says, at least one multiple where any is to stay."""
+def staying(width: int, ratio: float, step: int) -> int:
+    """How many of `width` positions stay: the multiple of `step` nearest to what the ratio says, at
+    least one multiple where any is to stay."""
     exact = width * (1 - ratio)
-    step = max(1, round_to // parts)
     nearest = step * int(exact / step + 0.5)
     if nearest == 0 and int(exact + 0.5) >= 1:
         nearest = step

@@ -47,16 +47,15 @@ def bearable(
 def _without(
     model: nn.Module, group: ChannelGroup, silent: list[int], inputs: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
-    channels = [part * group.channels + one for part in range(group.parts) for one in silent]
     kept = []
-    for name in group.layers:
+    for name, channels in group.outputs(silent).items():
         layer = model.get_submodule(name)
         for parameter in (layer.weight, layer.bias):
             if isinstance(parameter, nn.Parameter) and len(parameter) > max(channels, default=-1):
-                kept.append((parameter, parameter[channels].clone()))
+                kept.append((parameter, channels, parameter[channels].clone()))
                 parameter[channels] = 0
     found = as_tuple(model(*inputs))[0]
-    for parameter, values in kept:
+    for parameter, channels, values in kept:
         parameter[channels] = values
     return found
 

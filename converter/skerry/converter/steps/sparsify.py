@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from skerry.converter.steps.base import Workbench
@@ -32,7 +33,7 @@ def sparsify(
     weights = _weights(model, config.keep)
     was = Structure.of(model)
     sparse = tuple(dict.fromkeys((*was.sparse, *weights)))
-    Structure(was.removals, was.skipped, sparse).remember(model)
+    replace(was, sparse=sparse).remember(model)
     history = History()
     for stage in range(config.stages):
         _zero(config, weights, (stage + 1) / config.stages)
