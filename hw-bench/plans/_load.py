@@ -1,11 +1,11 @@
 """A small HTTP load generator: keep-alive connections, one request in flight on each."""
 
-import re
 import selectors
 import socket
 import time
 
-_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_HEAD_END, _LENGTH, _LINE_END = b"\r\n\r\n", b"\r\ncontent-length:", b"\r\n"
+_BYTES = 1 << 18
 
 
 def connect(address):
@@ -32,6 +32,8 @@ def drive(address, message, connections, seconds):
     Raises:
         RuntimeError: an answer was not 200.
     """
+    if connections == 1:
+        return _drive_one(address, message, seconds)
     selector = selectors.DefaultSelector()
     peers = {}
     for _ in range(connections):
@@ -47,16 +49,11 @@ def drive(address, message, connections, seconds):
         for key, _ in selector.select(1.0):
             sock = key.fileobj
             state = peers[sock]
-            state[1] += sock.recv(1 << 18)
+            state[1] += sock.recv(_BYTES)
             data = state[1]
             if state[2] < 0:
-                head = data.find(b"\r\n\r\n")
-                if head < 0:
-                    continue
-                if not data.startswith(b"HTTP/1.1 200"):
-                    raise RuntimeError(data[:300])
-                state[2] = head + 4 + int(_LENGTH.search(data, 0, head).group(1))
-            if len(data) >= state[2]:
+                state[2] = _whole(data)
+            if 0 <= state[2] <= len(data):
                 now = time.perf_counter()
                 took.append(now - state[0])
                 state[:] = [now, b"", -1]
@@ -65,3 +62,40 @@ def drive(address, message, connections, seconds):
     for sock in peers:
         sock.close()
     return took, total
+
+
+def _drive_one(address, message, seconds):
+    """One connection: a client that sends, sleeps until the answer is there, and looks at it."""
+    took = []
+    with connect(address) as sock:
+        began = now = time.perf_counter()
+        while (sent := now) - began < seconds:
+            sock.sendall(message)
+            data = sock.recv(_BYTES)
+            while (size := _whole(data)) < 0 or len(data) < size:
+                more = sock.recv(_BYTES)
+                if not more:
+                    raise RuntimeError(f"cut off: {data[:300]!r}")
+                data += more
+            now = time.perf_counter()
+            took.append(now - sent)
+    return took, now - began
+
+
+def _whole(data):
+    """The length of the answer that begins `data`, head and body; -1 while its head is not whole.
+
+    Raises:
+        RuntimeError: it is not 200.
+    """
+    head = data.find(_HEAD_END)
+    if head < 0:
+        return -1
+    if not data.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(data[:300])
+    at = data.find(_LENGTH, 0, head)
+    if at < 0:  # written otherwise
+        at = data[:head].lower().index(_LENGTH)
+    at += len(_LENGTH)
+    end = data.find(_LINE_END, at)
+    return head + len(_HEAD_END) + int(data[at:end])

@@ -2,11 +2,13 @@
 
     python _rest_servers.py KIND MODEL.onnx PORT
 
-Every one answers `POST /v2/models/linear/infer` for one input of 4 floats, and runs ONNX Runtime
-with one thread, as its own documentation shows it.
+Every one but `echo` answers `POST /v2/models/linear/infer` for one input of 4 floats, and runs ONNX
+Runtime with one thread, as its own documentation shows it.
 """
 
 import json
+import selectors
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,28 @@ def answer(session, tensor):
     x = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
     y = session.run(None, {session.get_inputs()[0].name: x})[0]
     return {"name": "y", "shape": list(y.shape), "datatype": "FP32", "data": y.ravel().tolist()}
+
+
+def echo(_model, port):
+    """What no server can beat: one that sleeps until bytes come, and sends bytes it has ready.
+
+    No HTTP, no JSON and no model: for each piece that arrives, the bytes of one right answer.
+    """
+    body = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1,3],"data":[-2.5,3.0,7.0]}]}'
+    reply = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    selector = selectors.DefaultSelector()
+    listener = socket.create_server((HOST, port))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    selector.register(listener, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                selector.register(listener.accept()[0], selectors.EVENT_READ)
+            elif key.fileobj.recv(1 << 16):
+                key.fileobj.sendall(reply)
+            else:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
 
 
 def bare(model, port):
@@ -139,5 +163,5 @@ def bentoml(model, port):
 
 
 if __name__ == "__main__":
-    kinds = {one.__name__: one for one in (bare, fastapi, mlserver, litserve, bentoml)}
+    kinds = {one.__name__: one for one in (echo, bare, fastapi, mlserver, litserve, bentoml)}
     kinds[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

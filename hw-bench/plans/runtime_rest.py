@@ -4,8 +4,11 @@
 
 Each server is pinned to one core and the load generator to another, where there are two. Rounds are
 interleaved, so that a disturbance meets all; a ratio is the median of the rounds' own ratios. The
-peers do less than skerry: the bare ASGI callable checks nothing at all. MLServer, LitServe and
-BentoML are installed into environments of their own at the first run.
+peers do less than skerry: the bare ASGI callable checks nothing at all, and the bare socket echo,
+which tells what this machine's wake-ups alone take, does not even read the request. MLServer,
+LitServe and BentoML are installed into environments of their own at the first run. `skerry` runs as
+it does by default (`--power balanced`: awake for 0.15 ms after an answer where requests follow each
+other closely); `frugal` never is.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -32,7 +36,9 @@ BODY = json.dumps(
 ).encode()
 FLOATS = _load.request(BODY)
 OURS, SOCKET, BARE = "skerry", "skerry, Unix socket", "bare ASGI on uvicorn"
+ECHO, FRUGAL = "bare socket echo", "skerry, --power frugal"
 PEERS = {
+    ECHO: "echo",
     BARE: "bare",
     "FastAPI": "fastapi",
     "MLServer": "mlserver",
@@ -42,6 +48,7 @@ PEERS = {
 LEAST_RATE = {"FastAPI": 2.0, "MLServer": 5.0, "LitServe": 12.0, "BentoML": 12.0}
 LARGEST_P50 = {BARE: 1.3}
 CONNECTIONS = (1, 8)
+IDLE_S = 3.0
 
 
 def ratios(rounds, name, other, key):
@@ -75,6 +82,17 @@ def checks(rounds):
     return found
 
 
+def idle_cpu(servers):
+    """Milliseconds of CPU a second that each server takes while nobody asks, once it has rested."""
+    time.sleep(0.2)
+    before = {name: server.cpu_seconds() for name, server in servers.items()}
+    time.sleep(IDLE_S)
+    return {
+        name: round((server.cpu_seconds() - before[name]) * 1e3 / IDLE_S, 2)
+        for name, server in servers.items()
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
@@ -89,6 +107,7 @@ def main():
         servers = {
             OURS: skerry(bundle, "--http", "127.0.0.1:0", cores=first),
             SOCKET: skerry(bundle, "--uds", str(work / "s"), cores=first),
+            FRUGAL: skerry(bundle, "--http", "127.0.0.1:0", "--power", "frugal", cores=first),
         }
         try:
             for name, kind in PEERS.items():
@@ -102,6 +121,7 @@ def main():
                     for name, server in servers.items():
                         rounds[name][count].append(measure(server, count, args.seconds, FLOATS))
             memory = {name: round(one.memory_mib("Pss:"), 1) for name, one in servers.items()}
+            idle = idle_cpu(servers)
         finally:
             for server in servers.values():
                 server.stop()
@@ -118,6 +138,7 @@ def main():
             for count in CONNECTIONS
         },
         "pss_mib": memory,
+        "idle_cpu_ms_per_s": idle,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

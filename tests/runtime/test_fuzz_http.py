@@ -20,6 +20,7 @@ import numpy as np
 from fakes.bundles import make_bundle
 from skerry.runtime.models import OneModel
 from skerry.runtime.runtime import Runtime
+from skerry.runtime.serve.busypoll import BusyPoll
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
 from skerry.runtime.serve.limits import ServeLimits
@@ -27,6 +28,7 @@ from skerry.runtime.serve.metrics import Metrics
 from skerry.runtime.serve.rest import Rest
 
 LIMITS = ServeLimits(body_bytes=1 << 16, inline_s=1e9)
+ASLEEP = BusyPoll(lambda _: None, 0.0, bool)
 INFER = b"/v2/models/linear/infer"
 WORDS = [
     *(b'FP32 FP64 INT8 BOOL BYTES null true NaN -1 1e999 [ ] { } , : "" 0 [[[['.split()),
@@ -126,7 +128,7 @@ async def _drive(runtime: Runtime, count: int, seed: int) -> Counter[int]:
     dispatcher = Dispatcher(models, LIMITS, metrics)
     rest = Rest(dispatcher, models, LIMITS, metrics)
     for _ in range(count):
-        connection = Connection(rest, LIMITS, set(), lambda _: None)
+        connection = Connection(rest, LIMITS, set(), lambda _: None, ASLEEP)
         sink = _Sink(statuses)
         connection.connection_made(sink)
         data = _mutated(rng, rng.choice(seeds))

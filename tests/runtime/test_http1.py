@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skerry.runtime.serve.busypoll import BusyPoll
 from skerry.runtime.serve.http1 import Connection, Reply, Request
 from skerry.runtime.serve.limits import ServeLimits
 
 LIMITS = ServeLimits(body_bytes=1000, header_bytes=500, headers=10, connections=2)
+ASLEEP = BusyPoll(lambda _: None, 0.0, bool)
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -74,7 +76,8 @@ class Peer:
         self.connection, self.transport = self.connect()
 
     def connect(self) -> tuple[Connection, Transport]:
-        connection = Connection(self.responder, self.limits, self.peers, self.refused.append)
+        refused = self.refused.append
+        connection = Connection(self.responder, self.limits, self.peers, refused, ASLEEP)
         transport = Transport()
         connection.connection_made(transport)
         return connection, transport
@@ -230,7 +233,7 @@ async def _bodies(held: int, limit: int) -> tuple[bytes, bytes]:
     for wait in (True, False):
         responder.wait = wait
         transport = Transport()
-        connection = Connection(responder, limits, peers, lambda _: None)
+        connection = Connection(responder, limits, peers, lambda _: None, ASLEEP)
         connection.connection_made(transport)
         head = b"POST /a HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % held
         for part in (head, b"x" * (held // 2), b"x" * (held - held // 2)):
@@ -271,7 +274,7 @@ class Echo(Responder):
 
 async def _sent(parts: list[bytes], forget: bool) -> bytes:
     transport = Transport()
-    connection = Connection(Echo(), LIMITS, set(), lambda _: None)
+    connection = Connection(Echo(), LIMITS, set(), lambda _: None, ASLEEP)
     connection.connection_made(transport)
     for part in parts:
         if not transport.closed:

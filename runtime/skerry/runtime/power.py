@@ -7,10 +7,17 @@ from typing import Literal
 from skerry.devices.cpus import Cpus
 from skerry.runtime.engine.base import EngineOptions
 
-__all__ = ["POWER_MODES", "PowerMode", "engine_options"]
+__all__ = ["AWAKE_S", "POWER_MODES", "PowerMode", "engine_options"]
 
 PowerMode = Literal["latency", "balanced", "frugal"]
 POWER_MODES: tuple[PowerMode, ...] = ("latency", "balanced", "frugal")
+
+AWAKE_S: dict[PowerMode, float] = {"latency": 0.001, "balanced": 0.00015, "frugal": 0.0}
+"""For how long after an answer a server stays awake, `ServeLimits.awake_s`.
+
+`balanced`: about what it takes to fall asleep and be woken, so that staying awake costs no more.
+`latency`: up to a core, while a client asks more often than a thousand times a second.
+"""
 
 _AS_STRONG = 0.9
 

@@ -77,6 +77,10 @@ class OnnxRuntimeEngine:
         self._names = [spec.name for spec in self.outputs]
         self._texts = [spec.name for spec in self.outputs if spec.dtype == "str"]
         self._fixed = fixed_batch(self.inputs)
+        # The session below its wrapper: names were checked against the card, and the wrapper would
+        # move to another provider on a failure, telling stdout.
+        self._call = getattr(self._session, "_sess", self._session).run
+        self._plain = onnxruntime.RunOptions()
 
     def run(self, inputs: Arrays, until: float | None = None) -> dict[str, NDArray[Any]]:
         """Compute every output. A run is ended between two operators when `until` has come.
@@ -86,29 +90,25 @@ class OnnxRuntimeEngine:
             UnavailableError: the engine failed.
         """
         if until is None:
-            return self._run(inputs, None)
+            return self._run(inputs, self._plain)
         refuse_late(until)
         with TERMINATOR.watching(until) as options:
             return self._run(inputs, options)
 
     def close(self) -> None:
         """Give the session's memory back."""
-        del self._session
+        del self._call, self._session
 
-    def _run(
-        self, inputs: Arrays, options: onnxruntime.RunOptions | None
-    ) -> dict[str, NDArray[Any]]:
+    def _run(self, inputs: Arrays, options: onnxruntime.RunOptions) -> dict[str, NDArray[Any]]:
         if self._fixed is None or len(next(iter(inputs.values()))) == self._fixed:
             return self._once(inputs, options)
         return run_in_chunks(lambda chunk: self._once(chunk, options), inputs, self._fixed)
 
-    def _once(
-        self, inputs: Arrays, options: onnxruntime.RunOptions | None
-    ) -> dict[str, NDArray[Any]]:
+    def _once(self, inputs: Arrays, options: onnxruntime.RunOptions) -> dict[str, NDArray[Any]]:
         try:
-            values = self._session.run(self._names, inputs, options)
+            values = self._call(self._names, inputs, options)
         except Exception as error:
-            if options is not None and options.terminate:
+            if options.terminate:
                 raise CancelledError("stopped at the deadline", where="engine") from error
             raise UnavailableError(f"ONNX Runtime failed: {error}", where="engine") from error
         found = dict(zip(self._names, values, strict=True))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,7 @@ class Dispatcher:
         Returns:
             What gives the call up, where it is not answered yet: `done` is then not told.
         """
-        began = self._loop.time()
+        began = time.monotonic()
         outcome: Outcome
         try:
             if self._bucket is not None:
@@ -71,7 +72,7 @@ class Dispatcher:
             outcome = error
         except Exception:  # noqa: BLE001 - logged, and told as a bug
             outcome = _bug()
-        self._metrics.inferred(self._loop.time() - began)
+        self._metrics.inferred(time.monotonic() - began)
         done(outcome)
         return None
 
@@ -94,6 +95,11 @@ class Dispatcher:
     def waiting(self) -> int:
         """Inferences that wait for a thread."""
         return len(self._waiting)
+
+    @property
+    def under_way(self) -> int:
+        """Inferences that wait for a thread or are being run by one."""
+        return self._under_way
 
     def close(self) -> None:
         """Wait for no thread; what they still do is not answered."""
@@ -212,7 +218,7 @@ class Dispatcher:
             self._under_way -= 1
 
     def _tell(self, job: _Job, outcome: Outcome) -> None:
-        self._metrics.inferred(self._loop.time() - job.began)
+        self._metrics.inferred(time.monotonic() - job.began)
         job.done(outcome)
 
 

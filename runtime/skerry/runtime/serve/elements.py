@@ -57,7 +57,7 @@ def dtype_of(name: str, datatype: str, shape: Sequence[int]) -> np.dtype[Any]:
             where=where_of(name),
             remedy=f"use one of {', '.join(_DTYPES)}",
         )
-    if len(shape) > _LARGEST_RANK or any(length < 0 for length in shape):
+    if len(shape) > _LARGEST_RANK or min(shape, default=0) < 0:
         raise SignatureMismatch("shape is impossible", where=where_of(name))
     return dtype
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import httptools
 import msgspec
 
+from skerry.runtime.serve.busypoll import BusyPoll
 from skerry.runtime.serve.limits import ServeLimits
 
 __all__ = ["JSON", "Connection", "Done", "Reply", "Request", "Responder", "error_reply"]
@@ -89,6 +90,7 @@ class Connection(asyncio.Protocol):
     Args:
         peers: the open connections of the server, which this one joins and leaves.
         refused: told the status of each request that was refused here.
+        awake: keeps the loop awake for the next request; the server's.
 
     Attributes:
         expires: when the connection may be closed for having been silent, in the loop's time.
@@ -100,9 +102,10 @@ class Connection(asyncio.Protocol):
         limits: ServeLimits,
         peers: set[Connection],
         refused: Callable[[int], None],
+        awake: BusyPoll,
     ) -> None:
         self._responder, self._limits, self._peers = responder, limits, peers
-        self._refused = refused
+        self._refused, self._awake = refused, awake
         self._parser = httptools.HttpRequestParser(self)
         self._clock = asyncio.get_running_loop().time
         self._transport: asyncio.Transport | None = None
@@ -142,6 +145,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        self._awake.arrived()
         known = self._known
         if (
             known is not None
@@ -295,6 +299,7 @@ class Connection(asyncio.Protocol):
         if self._request is None:
             self._size = 0
         if self._answering:
+            self._awake.answered()
             return
         self._go_on()
 

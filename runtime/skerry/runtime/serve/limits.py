@@ -24,6 +24,8 @@ class ServeLimits:
         keep_alive_s: how long an idle connection is kept.
         request_s: how long a client may take to send one request.
         drain_s: how long `stop` waits for requests under way.
+        awake_s: for how long after an answer the server polls for the next request before it
+            sleeps, where the one before came as soon; 0 to sleep at once (`serve.busypoll`).
         inline_s: a model whose single row takes longer than this is run off the event loop.
         threads: the most inferences at once off the event loop; 0 for one per core.
         waiting: the most inferences waiting for one of those threads; the next is answered 503.
@@ -47,6 +49,7 @@ class ServeLimits:
     keep_alive_s: float = 60.0
     request_s: float = 30.0
     drain_s: float = 10.0
+    awake_s: float = 0.00015
     inline_s: float = 0.0002
     threads: int = 0
     waiting: int = 256

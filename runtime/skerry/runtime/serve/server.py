@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from skerry.devices.errors import MissingExtraError, SkerryError, UnavailableError
 from skerry.runtime.models import OneModel
 from skerry.runtime.runtime import Runtime
+from skerry.runtime.serve.busypoll import BusyPoll
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
 from skerry.runtime.serve.limits import ServeLimits
@@ -186,10 +187,12 @@ class Server:
         def refused(status: int) -> None:
             metrics.answered("http", str(status))
 
-        def connect() -> Connection:
-            return Connection(rest, self._limits, peers, refused)
-
         loop, tls = asyncio.get_running_loop(), self._tls
+        awake = BusyPoll(loop.call_soon, self._limits.awake_s, lambda: not dispatcher.under_way)
+
+        def connect() -> Connection:
+            return Connection(rest, self._limits, peers, refused, awake)
+
         patience = None if tls is None else self._limits.request_s
         if self._socket.family == socket.AF_UNIX:
             return await loop.create_unix_server(

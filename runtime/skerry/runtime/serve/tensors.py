@@ -134,7 +134,7 @@ def input_arrays(
         SignatureMismatch: an input contradicts itself or the bytes; names it.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    data, offset = memoryview(binary), 0
+    offset = 0
     for tensor in request.inputs:
         if tensor.name in arrays:
             raise SignatureMismatch("is given twice", where=where_of(tensor.name))
@@ -142,7 +142,7 @@ def input_arrays(
         if size is None:
             arrays[tensor.name] = _array(tensor, text_bytes)
         else:
-            arrays[tensor.name] = _view(tensor, data, offset, size, text_bytes)
+            arrays[tensor.name] = _view(tensor, memoryview(binary), offset, size, text_bytes)
             offset += size
     if offset != len(binary):
         raise SignatureMismatch(
@@ -190,22 +190,37 @@ def _array(tensor: RequestInput, text_bytes: int) -> NDArray[Any]:
 
 def _values(tensor: RequestInput, dtype: np.dtype[Any]) -> Sequence[Any]:
     """The data as a flat list."""
-    decoder, where = _FLAT[dtype.kind], where_of(tensor.name)
     if tensor.data is msgspec.UNSET:
-        raise SignatureMismatch("has neither data nor a binary_data_size", where=where)
+        raise SignatureMismatch(
+            "has neither data nor a binary_data_size", where=where_of(tensor.name)
+        )
+    decoder = _FLAT[dtype.kind]
     try:
         return decoder.decode(tensor.data)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
-        try:
-            nested = _NESTED.decode(tensor.data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            nested = []
-        if not nested or not isinstance(nested[0], list):
-            raise SignatureMismatch(
-                f"data does not hold {tensor.datatype}: {error}", where=where
-            ) from error
+        return _nested_values(tensor, tensor.data, decoder, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SignatureMismatch(f"data is no array: {error}", where=where) from error
+        raise SignatureMismatch(
+            f"data is no array: {error}", where=where_of(tensor.name)
+        ) from error
+
+
+def _nested_values(
+    tensor: RequestInput,
+    data: msgspec.Raw,
+    decoder: msgspec.json.Decoder[Any],
+    refusal: msgspec.ValidationError,
+) -> Sequence[Any]:
+    """The data as a flat list, where they were refused as one: they may be nested."""
+    where = where_of(tensor.name)
+    try:
+        nested = _NESTED.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        nested = []
+    if not nested or not isinstance(nested[0], list):
+        raise SignatureMismatch(
+            f"data does not hold {tensor.datatype}: {refusal}", where=where
+        ) from refusal
     try:
         flat = _flatten(nested, tensor.shape)
         return decoder.decode(msgspec.json.encode(flat))  # type: ignore[no-any-return]
