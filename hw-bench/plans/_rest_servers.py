@@ -47,11 +47,19 @@ def echo(_model, port):
         for key, _ in selector.select():
             if key.fileobj is listener:
                 selector.register(listener.accept()[0], selectors.EVENT_READ)
-            elif key.fileobj.recv(1 << 16):
-                key.fileobj.sendall(reply)
             else:
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
+                _echo_once(selector, key.fileobj, reply)
+
+
+def _echo_once(selector, peer, reply):
+    try:
+        if peer.recv(1 << 16):
+            peer.sendall(reply)
+            return
+    except ConnectionError:  # it left with an answer unread
+        pass
+    selector.unregister(peer)
+    peer.close()
 
 
 def bare(model, port):

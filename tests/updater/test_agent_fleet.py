@@ -124,6 +124,34 @@ def _issued(path: Path) -> bool:
 
 
 @pytest.mark.slow
+def test_inputs_are_kept_by_a_signed_order(
+    fleet: FleetProcess, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The operator's command, the server, its broker, the agent and the runtime of it."""
+    fleet.ended(fleet.roll_out("linear/1", **_POLICY), "done")
+    device = str(_row(fleet)["device"])
+    eventually("the connection", lambda: _row(fleet)["online"])
+    words = [device, "--home", str(fleet.home), "--repo", str(fleet.repo), "--calls", "2"]
+    capsys.readouterr()
+    assert main(["fleet", "capture", *words, "--model", "linear", "--json"]) == 0
+    order = json.loads(capsys.readouterr().out)["order"]["id"]
+    eventually("the order", lambda: _told(fleet, device, f"{order} began"))
+    for _ in range(5):
+        _call(home)
+    eventually("its end", lambda: _told(fleet, device, f"{order} ended: calls; 2 calls"))
+    assert len(list((home / "captures" / order).glob("*.npz"))) == 2
+
+    assert main(["fleet", "capture", *words, "--model", "other"]) == 0
+    eventually("a refusal", lambda: _told(fleet, device, "'other' does not serve"))
+    assert [path.name for path in (home / "captures").iterdir()] == [order]
+
+
+def _told(fleet: FleetProcess, device: str, what: str) -> bool:
+    events = fleet.client.get(f"/v1/events?device={device}")["events"]
+    return any(event["kind"] == "capture" and what in event["reason"] for event in events)
+
+
+@pytest.mark.slow
 def test_a_claim_of_another_server_is_not_believed(fleet: FleetProcess, tmp_path: Path) -> None:
     claim = fleet.client.post("/v1/claims", {"device": "dev-x"}) | {"image_root": "0" * 64}
     (tmp_path / "claim.json").write_text(json.dumps(claim))

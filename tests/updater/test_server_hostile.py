@@ -34,8 +34,13 @@ class Api:
         access.add_operator(Operator("ops", hash_token(_OPERATOR), now))
         access.add_operator(Operator("eyes", hash_token(_VIEWER), now, "viewer"))
         self.closed: list[str] = []
+        self.orders: list[tuple[str, bytes]] = []
         self.app = make_app(
-            self.harbour.fleet, self.harbour.conductor, self.closed.append, lambda: {"stored": 1}
+            self.harbour.fleet,
+            self.harbour.conductor,
+            self.closed.append,
+            lambda: {"stored": 1},
+            lambda device, order: self.orders.append((str(device), order)),
         )
         self.identity = Identity.create(folder / "identity")
         self.device = self.admit("dev-1").device
@@ -126,6 +131,7 @@ _PATHS = [
     "/v1/claims",
     "/v1/devices",
     "/v1/devices/{}/revoke",
+    "/v1/devices/{}/capture",
     "/v1/events?limit={}&device={}",
     "/v1/audit?after={}&limit={}",
     "/v1/rollouts",
@@ -186,6 +192,7 @@ def test_no_request_makes_the_server_fail(api: Api) -> None:
         ("POST", "/v1/rollouts/r1/start"),
         ("POST", "/v1/releases"),
         ("POST", "/v1/devices/dev-1/revoke"),
+        ("POST", "/v1/devices/dev-1/capture"),
         ("PUT", "/v1/blobs/sha256/" + "0" * 64),
     ],
 )

@@ -16,7 +16,7 @@ import msgspec
 
 from skerry.devices.errors import TrustError
 
-__all__ = ["PAYLOAD_TYPE", "CaptureOrder", "signed_bytes", "verified_order"]
+__all__ = ["PAYLOAD_TYPE", "CaptureOrder", "signed_bytes", "stated_order", "verified_order"]
 
 PAYLOAD_TYPE = "application/vnd.skerry.capture.v1+json"
 _ENVELOPE_BYTES = 64 << 10
@@ -82,11 +82,7 @@ def verified_order(
     Raises:
         TrustError: it is malformed, not signed by enough keys, for another device, or too late.
     """
-    payload = _authentic(envelope, keys, threshold)
-    try:
-        order = msgspec.json.decode(payload, type=CaptureOrder)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TrustError(f"not an order: {error}", where="capture order") from error
+    order = _read(_authentic(envelope, keys, threshold))
     if order.device != device:
         raise TrustError(f"is for the device {order.device!r}", where="capture order")
     if now >= order.until:
@@ -94,21 +90,28 @@ def verified_order(
     return order
 
 
+def stated_order(envelope: bytes) -> CaptureOrder:
+    """What `envelope` says, whoever signed it: for those who pass it on, not for the device.
+
+    Raises:
+        TrustError: it is malformed.
+    """
+    return _read(_opened(envelope)[0])
+
+
+def _read(payload: bytes) -> CaptureOrder:
+    try:
+        return msgspec.json.decode(payload, type=CaptureOrder)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TrustError(f"not an order: {error}", where="capture order") from error
+
+
 def _authentic(envelope: bytes, keys: Mapping[str, bytes], threshold: int) -> bytes:
     """The payload, whose signatures were checked before anything of it was read."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    if len(envelope) > _ENVELOPE_BYTES:
-        raise TrustError(f"more than {_ENVELOPE_BYTES} bytes", where="capture order")
-    try:
-        outer = msgspec.json.decode(envelope, type=_Envelope)
-        payload = base64.b64decode(outer.payload, validate=True)
-        pairs = [(one.keyid, base64.b64decode(one.sig, validate=True)) for one in outer.signatures]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error) as error:
-        raise TrustError(f"no DSSE envelope: {error}", where="capture order") from error
-    if outer.payloadType != PAYLOAD_TYPE:
-        raise TrustError("an envelope of something else", where="capture order")
+    payload, pairs = _opened(envelope)
     good = set()
     for name, signature in pairs:
         if name in keys:
@@ -125,3 +128,18 @@ def _authentic(envelope: bytes, keys: Mapping[str, bytes], threshold: int) -> by
             where="capture order",
         )
     return payload
+
+
+def _opened(envelope: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The payload of an envelope, and its signatures by key id, of which none is checked."""
+    if len(envelope) > _ENVELOPE_BYTES:
+        raise TrustError(f"more than {_ENVELOPE_BYTES} bytes", where="capture order")
+    try:
+        outer = msgspec.json.decode(envelope, type=_Envelope)
+        payload = base64.b64decode(outer.payload, validate=True)
+        pairs = [(one.keyid, base64.b64decode(one.sig, validate=True)) for one in outer.signatures]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error) as error:
+        raise TrustError(f"no DSSE envelope: {error}", where="capture order") from error
+    if outer.payloadType != PAYLOAD_TYPE:
+        raise TrustError("an envelope of something else", where="capture order")
+    return payload, pairs

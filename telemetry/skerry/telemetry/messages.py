@@ -10,6 +10,7 @@ import msgspec
 from skerry.devices.errors import InputError
 
 __all__ = [
+    "ORDER_BYTES",
     "Ack",
     "Command",
     "Envelope",
@@ -29,8 +30,11 @@ EventKind = Literal[
     "committed",
     "rolled_back",
     "refused",
+    "capture",
 ]
 _MOST_BYTES = 16 << 10
+ORDER_BYTES = 12 << 10
+"""The longest order that a command carries."""
 _ENVELOPE_BYTES = 272 << 10
 _Boot = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=2.0**40)]
@@ -86,7 +90,7 @@ class Ack(_Message, frozen=True):
 
 
 class Event(_Message, frozen=True):
-    """What happened to an update.
+    """What happened to an update; for `capture`, to an order to keep inputs, told by `reason`.
 
     Attributes:
         release: `model/counter`, or empty.
@@ -125,11 +129,16 @@ class TwinReported(_Message, frozen=True):
 
 
 class Command(_Message, frozen=True):
-    """Server to device. `poll`: look for a new assignment now."""
+    """Server to device. `poll`: look for a new assignment now. `capture`: follow `order`.
+
+    Attributes:
+        order: a signed capture order (`skerry.runtime.capture_order`), or empty.
+    """
 
     id: _Word
-    kind: Literal["poll"]
+    kind: Literal["poll", "capture"]
     at: _Time
+    order: Annotated[bytes, msgspec.Meta(max_length=ORDER_BYTES)] = b""
 
 
 class State(_Message, frozen=True):

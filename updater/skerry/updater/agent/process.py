@@ -27,6 +27,7 @@ from skerry.telemetry.recorder import Recorder
 from skerry.telemetry.topics import Address
 from skerry.telemetry.uplink import Uplink
 from skerry.updater.agent.boot import mend, serve
+from skerry.updater.agent.capturing import Capturing
 from skerry.updater.agent.health import Latencies
 from skerry.updater.agent.lock import exclusive
 from skerry.updater.agent.log import Log
@@ -82,9 +83,10 @@ class AgentProcess:
             stack.callback(server.stop)
             self._log("listening", address=server.address)
             parts.reporter.slots(parts.store.now.slots)
-            self._thread(stack, "uplink", lambda: self._uplink(parts, outbox))
+            capturing = self._capturing(stack, parts)
+            self._thread(stack, "uplink", lambda: self._uplink(parts, outbox, capturing))
             self._thread(stack, "windows", lambda: self._windows(recorder, outbox))
-            self._rounds(stack, parts).run()
+            self._rounds(stack, parts, capturing).run()
         self._log("stopped")
 
     def update_once(self, media: Path) -> str:
@@ -135,7 +137,7 @@ class AgentProcess:
         )
         return parts, outbox, recorder
 
-    def _rounds(self, stack: ExitStack, parts: Parts) -> Rounds:
+    def _rounds(self, stack: ExitStack, parts: Parts, capturing: Capturing) -> Rounds:
         settings = parts.settings
         fetcher = self._fetcher(stack, lambda: self._identity)
         downloader = parts.downloader(fetcher, settings.server, self._limits.download)
@@ -153,7 +155,7 @@ class AgentProcess:
 
         return Rounds(
             parts.updater(trust, fetching).poll,
-            [carried, mended, renewal.look],
+            [carried, mended, renewal.look, capturing.look],
             lambda: downloader.fetched_bytes,
             clock=self._clock,
             stop=self._stop,
@@ -203,7 +205,20 @@ class AgentProcess:
             adopted=adopted,
         )
 
-    def _uplink(self, parts: Parts, outbox: Outbox) -> None:
+    def _capturing(self, stack: ExitStack, parts: Parts) -> Capturing:
+        capturing = Capturing(
+            self._home,
+            parts.settings.device_id,
+            parts.runtime,
+            parts.observers,
+            parts.reporter,
+            clock=self._clock,
+            log=self._log,
+        )
+        stack.callback(capturing.end)
+        return capturing
+
+    def _uplink(self, parts: Parts, outbox: Outbox, capturing: Capturing) -> None:
         settings = parts.settings
         if settings.mqtt is None:
             return
@@ -218,16 +233,19 @@ class AgentProcess:
             clock=self._clock,
             tls=ssl.create_default_context(cafile=self._server_ca()) if settings.mqtt.tls else None,
         )
-        uplink = Uplink(link, outbox, address, on_command=self._commanded, clock=self._clock)
+
+        def commanded(command: Command) -> None:
+            self._log("woken", command=command.id)
+            if command.kind == "capture":
+                capturing.take(command.order)
+            self.wake()
+
+        uplink = Uplink(link, outbox, address, on_command=commanded, clock=self._clock)
         uplink.run(self._stop)
 
     def _server_ca(self) -> Path | None:
         file = self._home / SERVER_CA
         return file if file.is_file() else None
-
-    def _commanded(self, command: Command) -> None:
-        self._log("woken", command=command.id)
-        self.wake()
 
     def _windows(self, recorder: Recorder, outbox: Outbox) -> None:
         ended = False

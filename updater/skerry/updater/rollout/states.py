@@ -56,6 +56,7 @@ DeviceEvent = Literal[
     "golden_failed",
     "rolled_back",
     "refused",
+    "capture",  # about no update: moves nothing
 ]
 
 _PROGRESS: Final[tuple[DeviceEvent, ...]] = ("update_started", "downloaded", "trial_started")

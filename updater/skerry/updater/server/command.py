@@ -6,6 +6,7 @@
   skerry fleet rollout create digits/2 --home DIR --canary 1 --soak 60 --start
   skerry fleet devices --home DIR
   skerry fleet media --home DIR --device NAME --out /media/stick
+  skerry fleet capture NAME --home DIR --repo REPO --model digits --calls 100
 
 All but init and serve speak to a running server: the one of --home, or --server with --token-file.
 """
@@ -88,8 +89,34 @@ def _configure_asking(actions: Any) -> None:
     media.add_argument("--device", action="append", required=True, metavar="NAME")
     audit = actions.add_parser("audit", help="who did what")
     audit.add_argument("--verify", action="store_true", help="check the chain of digests")
-    for parser in (create, devices, releases, events, revoke, media, audit):
+    capture = _configure_capture(actions)
+    for parser in (create, devices, releases, events, revoke, media, audit, capture):
         _add_server(parser)
+
+
+def _configure_capture(actions: Any) -> argparse.ArgumentParser:
+    capture: argparse.ArgumentParser = actions.add_parser(
+        "capture",
+        help="order a device to keep some raw inputs",
+        description="Sign, with the keys that sign releases, an order to keep raw inputs and "
+        "outputs of a model on a device, and hand it over. The device obeys each order once, "
+        "within the order's bounds and its own (64 MiB, a day), for the release that serves then; "
+        "what it keeps stays on it, in HOME/captures.",
+    )
+    capture.add_argument("device", metavar="NAME")
+    capture.add_argument("--repo", type=Path, required=True, metavar="DIR", help="with the keys")
+    capture.add_argument("--model", required=True, metavar="NAME", help="whose calls are kept")
+    capture.add_argument("--calls", type=int, default=100, help="at most so many (100)")
+    capture.add_argument("--megabytes", type=float, default=8, help="at most so much (8)")
+    capture.add_argument("--minutes", type=float, default=60, help="at most so long (60)")
+    capture.add_argument("--every", type=int, default=1, metavar="N", help="one call in N (1)")
+    capture.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="file whose first line is the keys' passphrase",
+    )
+    return capture
 
 
 def _configure_rollouts(actions: Any) -> None:
@@ -158,6 +185,10 @@ def run(args: argparse.Namespace, output: Output) -> int:
             from skerry.updater.server.carry import write_stick
 
             return write_stick(client, args.device, args.out, output)
+        case "capture":
+            from skerry.updater.server.orders import order_capture
+
+            return order_capture(client, args, output)
         case "audit":
             return _audit(client, args.verify, output)
     return 0

@@ -82,6 +82,16 @@ class EngineRoom:
             "left": c.left,
         }
 
+    def order(self, device: DeviceId, order: bytes) -> None:
+        """Hand a signed capture order to `device`, if it is connected now.
+
+        Raises:
+            UnavailableError: this server is not connected to its broker.
+        """
+        now, number = self._fleet.clock.now(), f"capture-{secrets.token_hex(8)}"
+        address = Address(self._fleet.tenant, device)
+        self._collector.command(address, Command(number, "capture", now, order))
+
     def _wake(self, device: DeviceId) -> None:
         command = Command(f"poll-{secrets.token_hex(8)}", "poll", self._fleet.clock.now())
         try:

@@ -156,7 +156,9 @@ def serve(
 
         stack.callback(lambda: home.server_file.unlink(missing_ok=True))
         disconnect = lambda device: broker.disconnect(f"{tenant}/{device}")  # noqa: E731 - one use
-        app = make_app(fleet, engine_room.conductor, disconnect, engine_room.counters)
+        app = make_app(
+            fleet, engine_room.conductor, disconnect, engine_room.counters, engine_room.order
+        )
         asyncio.run(_serve_http(app, listener, context, answering))
 
 

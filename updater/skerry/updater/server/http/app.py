@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from skerry.devices.ids import DeviceId
 from skerry.updater.server.conduct import Conductor
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.http import console, devices, measures, operators, rollouts
@@ -20,12 +21,14 @@ def make_app(
     conductor: Conductor,
     disconnect: Callable[[str], None],
     counters: Callable[[], Mapping[str, int]],
+    order: Callable[[DeviceId, bytes], None],
 ) -> FastAPI:
     """The ASGI application of one fleet.
 
     Args:
         disconnect: ends the live connections of a device, by its id.
         counters: totals of the collector, for metrics.
+        order: hands a signed capture order to a device.
     """
     # The interactive pages of FastAPI load scripts from the internet.
     app = FastAPI(
@@ -37,7 +40,7 @@ def make_app(
     )
     app.state.fleet, app.state.conductor, app.state.disconnect = fleet, conductor, disconnect
     app.state.sessions = console.Sessions(fleet.clock, fleet.limits.session_hours * 3600)
-    app.state.counters = counters
+    app.state.counters, app.state.order = counters, order
     install_errors(app)
 
     @app.exception_handler(RequestValidationError)

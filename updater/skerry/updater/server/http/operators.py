@@ -16,10 +16,12 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import InputError, QuotaError
+from skerry.devices.errors import InputError, QuotaError, TrustError, UnavailableError
 from skerry.devices.ids import DeviceId
 from skerry.devices.output import human_bytes
 from skerry.runtime.bundle.reader import Bundle
+from skerry.runtime.capture_order import stated_order
+from skerry.telemetry.messages import ORDER_BYTES
 from skerry.updater.repository import Release, collect_media
 from skerry.updater.sealing import Envelope, Parcel, parcel_of, parcels
 from skerry.updater.server.enrol import create_claim
@@ -234,6 +236,28 @@ def _revoke(request: Request, device: str) -> Response:
         fleet.store.audit.append(operator.name, "device.revoke", known.id, "", now)
     request.app.state.disconnect(known.id)
     return answer({"device": known.id, "revoked": True})
+
+
+@router.post("/devices/{device}/capture")
+def _capture(request: Request, device: str, body: bytes = _JSON) -> Response:
+    """Hand a signed order to keep raw inputs to a device. The device judges it, not this server."""
+    fleet, operator = fleet_of(request), operator_of(request)
+    known = fleet.store.registry.device(device) if is_device_id(device) else None
+    if known is None or known.revoked_at:
+        raise HTTPException(404, f"no device {device[:80]!r}")
+    try:
+        order = stated_order(body)
+    except TrustError as error:
+        raise HTTPException(422, str(error)) from error
+    if order.device != known.id or len(body) > ORDER_BYTES:
+        raise HTTPException(422, f"an order for {known.id}, of at most {ORDER_BYTES} bytes, please")
+    if not known.online:
+        raise UnavailableError("is not connected now", where=known.id, remedy="order it later")
+    request.app.state.order(DeviceId(known.id), body)
+    details = f"{order.id}: {order.calls} calls, {order.bytes} bytes of {order.model}"
+    now = fleet.clock.now()
+    fleet.store.audit.append(operator.name, "capture.order", known.id, details, now)
+    return answer({"device": known.id, "order": order.id}, 202)
 
 
 @router.get("/events")
