@@ -34,7 +34,9 @@ from skerry.runtime.prepare import RuntimeOptions  # noqa: E402
 from skerry.runtime.runtime import Runtime  # noqa: E402
 
 NEVER = 1 << 40
+LEAST_CHEAPER, LEAST_HITS = 20.0, 0.9
 WIDE = 3 * 224 * 224
+DEAR = "dearer than its model: the first 3 of 150,528 numbers"
 
 
 def networks(work):
@@ -210,6 +212,33 @@ def rests(bundle, x, calls):
     }
 
 
+def checks(result):
+    """Every limit, what was found, and whether it is met."""
+    cheaper = {name: found["times cheaper, hit in memory"] for name, found in result["hit"].items()}
+    hits = {
+        f"{name}, {turn}": found[turn]["answered from memory or file"]
+        for name, found in result["zipf"].items()
+        for turn in ("first", "after a restart")
+    }
+    stopped = result[DEAR]["stopped after"]
+    return {
+        "times cheaper than the model, hit in memory": {
+            "at least": LEAST_CHEAPER,
+            "found": cheaper,
+            "met": min(cheaper.values()) >= LEAST_CHEAPER,
+        },
+        "hits where 95% repeat": {
+            "at least": LEAST_HITS,
+            "found": hits,
+            "met": min(hits.values()) >= LEAST_HITS,
+        },
+        "rests by itself where a hit is dearer than the model": {
+            "after calls": stopped,
+            "met": stopped is not None,
+        },
+    }
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=30)
@@ -229,18 +258,18 @@ def main():
                 name: zipf(one, x.shape[1:], x.dtype, args.calls, work)
                 for name, one in list(bundles.items())[:1]
             },
-            "dearer than its model: the first 3 of 150,528 numbers": rests(
-                first_three(work / "wide"), np.ones((1, WIDE), np.float32), 1500
-            ),
+            DEAR: rests(first_three(work / "wide"), np.ones((1, WIDE), np.float32), 1500),
             "cheap model, cheap hit: 4 floats, one layer": rests(
                 make_bundle(work / "light"), np.ones((1, 4), np.float32), 1500
             ),
             "after": msgspec.to_builtins(read_now()),
         }
+    result["checks"] = checks(result)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    return 0 if all(check["met"] for check in result["checks"].values()) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

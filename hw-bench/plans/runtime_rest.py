@@ -143,7 +143,8 @@ def main():
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    return 0 if all(check["met"] for check in result["checks"].values()) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

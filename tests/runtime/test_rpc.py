@@ -322,6 +322,38 @@ def test_a_call_ends_at_its_deadline(tmp_path: Path) -> None:
         assert client.infer(_raw()).outputs
 
 
+def test_messages_together_are_bounded(tmp_path: Path) -> None:
+    """What waits for an answer counts; what was answered does not any more."""
+    runtime = Runtime.open(make_bundle(tmp_path / "b"))
+    release = runtime.active
+    assert release is not None
+    release.row_seconds = 1.0
+    entered, leave, answer = threading.Event(), threading.Event(), release.session.predict
+
+    def predict(*words: Any) -> Any:
+        entered.set()
+        assert leave.wait(TIMEOUT_S)
+        return answer(*words)
+
+    release.session.predict = predict  # type: ignore[method-assign]
+    size = len(_raw().SerializeToString())
+    limits = ServeLimits(messages_bytes=2 * size - 1)
+    with (
+        Server(runtime, limits=limits, rpc=Address()) as server,
+        grpc.insecure_channel(server.rpc_address) as channel,
+    ):
+        client = Client(channel)
+        held = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(_raw().SerializeToString())
+        assert entered.wait(TIMEOUT_S)
+        error = client.refused("ModelInfer", _raw())
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "at once" in error.details()
+        assert client.call("ServerLive", b"", pb.ServerLiveResponse).live
+        leave.set()
+        assert pb.ModelInferResponse.FromString(held.result(TIMEOUT_S)).outputs
+        assert client.infer(_raw()).outputs
+
+
 def test_a_token_is_asked_for(runtime: Runtime) -> None:
     access = Access(token="a token of some length")
     with (

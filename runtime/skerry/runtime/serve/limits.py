@@ -15,7 +15,10 @@ class ServeLimits:
         body_bytes: the largest request body, also when it is unpacked.
         bodies_bytes: of request bodies over all HTTP connections together; what goes beyond is
             answered 503.
-        calls: the most gRPC calls at once, each of which may hold `body_bytes`.
+        calls: the most gRPC calls at once, of each of which the library may hold `body_bytes` while
+            its message arrives.
+        messages_bytes: of gRPC messages, unpacked, from when they have arrived until they are
+            answered, over all calls together; what goes beyond is answered RESOURCE_EXHAUSTED.
         text_bytes: the most memory of one tensor of strings, whose longest sets the width of all.
         header_bytes, headers: the most bytes of path and headers together, and the most headers.
         fields: the most parts of a gRPC message: tensors, parameters and the like.
@@ -40,6 +43,7 @@ class ServeLimits:
     body_bytes: int = 64 << 20
     bodies_bytes: int = 256 << 20
     calls: int = 128
+    messages_bytes: int = 256 << 20
     text_bytes: int = 64 << 20
     header_bytes: int = 16 << 10
     headers: int = 64

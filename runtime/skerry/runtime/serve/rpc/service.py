@@ -6,7 +6,8 @@ import asyncio
 import hmac
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -19,6 +20,7 @@ from skerry.devices.errors import (
     InputError,
     SignatureMismatch,
     SkerryError,
+    ThrottledError,
     UnavailableError,
 )
 from skerry.runtime.models import Models
@@ -46,6 +48,7 @@ _LIVE = "ServerLive"
 _log = logging.getLogger(__name__)
 _NOT_KNOWN = "authorization: a bearer token is needed"
 _RETRY = "grpc-retry-pushback-ms"
+_FULL_RETRY_S = 1.0
 _Request = TypeVar("_Request", bound=Message)
 _Made = TypeVar("_Made")
 _Method = Callable[[bytes, float | None], Awaitable[bytes]]
@@ -70,6 +73,7 @@ class Service:
         self._dispatcher, self._models = dispatcher, models
         self._limits, self._metrics = limits, metrics
         self._secret = None if token is None else f"Bearer {token}".encode()
+        self._held_bytes = 0
         self._methods: Mapping[str, _Method] = {
             _LIVE: self._server_live,
             "ServerReady": self._server_ready,
@@ -96,7 +100,8 @@ class Service:
             if self._secret is not None and name != _LIVE and not self._allowed(context):
                 await self._end(context, "UNAUTHENTICATED", _NOT_KNOWN)
             message = await self._read(context)
-            reply = await method(message, context.time_remaining())
+            with self._held(len(message)):
+                reply = await method(message, context.time_remaining())
         except aio.AbortError:
             raise
         except SkerryError as error:
@@ -120,6 +125,19 @@ class Service:
         message = unpacked(data, self._limits.body_bytes)
         check_fields(message, self._limits.fields)
         return message
+
+    @contextmanager
+    def _held(self, size: int) -> Iterator[None]:
+        """Count a message of `size` bytes among those that are being answered."""
+        if self._held_bytes + size > self._limits.messages_bytes:
+            raise ThrottledError(
+                "too much is being sent at once", where="message", retry_s=_FULL_RETRY_S
+            )
+        self._held_bytes += size
+        try:
+            yield
+        finally:
+            self._held_bytes -= size
 
     async def _end(
         self, context: Any, code: str, text: str, retry_s: float | None = None
