@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_the_transcript_is_the_recorded_one() -> None:
     )
     assert shown is not None
     assert shown[1].strip("\n") == "\n".join(record["transcript"]).strip("\n")
+
+
+def test_the_measurements_are_those_of_the_result_files() -> None:
+    made = runpy.run_path(str(_ROOT / "hw-bench" / "headlines.py"))
+    shown = (_ROOT / "README.md").read_text().partition(made["BEGIN"])[2].partition(made["END"])[0]
+    assert shown == made["table"]()
 
 
 @pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda p: str(p.relative_to(_ROOT)))

@@ -33,6 +33,7 @@ def main() -> int:
         print(f"── {name}: exit code {code} after {time.monotonic() - began:.0f} s\n", flush=True)
         if code:
             failed.append(name)
+    subprocess.run([sys.executable, _ROOT / "hw-bench" / "headlines.py"], check=True)
     if failed:
         print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
