@@ -106,6 +106,8 @@ def code_places(
     depth[deep] = code_side(coder, DEPTHS, len(deep[0]), None if given is None else depth[deep])
     width = np.where(apart, 0, widths(cell, unit)).ravel()
     found = coder.raw(width, None if place is None else np.where(apart, 0, place).ravel())
+    if given is not None:
+        return given
     return _float_in(cell, unit, np.where(apart, 0, depth), found.reshape(cell.shape))
 
 

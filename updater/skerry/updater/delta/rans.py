@@ -25,7 +25,7 @@ _START_BITS, _START_MASK = np.uint32(13), np.uint32((1 << 13) - 1)
 _ONE_START = np.uint32(1 << 13)
 _BITS = SCALE_BITS - np.log2(np.maximum(np.arange(SCALE + 1), 1))
 _WORD_BITS, _ONE = np.uint32(16), np.uint32(1)
-_WORD_OF_BITS, _LOW_WORD = np.uint64(32), np.int64((1 << 32) - 1)
+_WORD_OF_BITS = np.uint64(32)
 _Contexts = NDArray[np.int64]
 _Tokens = NDArray[np.uint8]
 _Bits = NDArray[np.int32]
@@ -53,15 +53,14 @@ class Decoder:
         if len(due):
             self._slots.reshape(CONTEXTS, SCALE)[due] = self._tables.slots(due)
         out = np.empty(len(contexts), np.uint8)
-        tables = contexts.astype(np.uint32) << np.uint32(8)
-        rows, ranges = tables << np.uint32(4), self._tables.ranges
+        tables = contexts << 8
+        rows, ranges = contexts << SCALE_BITS, self._tables.ranges
         lanes, slots, words, at = len(self._states), self._slots, self._words, self._at
         for begin in range(0, len(contexts), lanes):
-            state = self._states[: len(contexts) - begin]
-            slot = state & _MASK
-            token = slots.take(rows[begin : begin + lanes] | slot)
-            out[begin : begin + lanes] = token
-            found = ranges.take(tables[begin : begin + lanes] | token)
+            state, part = self._states[: len(contexts) - begin], slice(begin, begin + lanes)
+            slot, token = state & _MASK, out[part]
+            slots.take(rows[part] | slot, out=token, mode="clip")
+            found = ranges.take(tables[part] | token)
             state >>= _SHIFT
             state *= found >> _START_BITS
             found &= _START_MASK
@@ -82,19 +81,20 @@ class Decoder:
 
     def raw(self, widths: _Bits, _: _Bits | None = None) -> _Bits:
         """The next integers without a model, of `widths` (0 to 32) bits each."""
+        if not len(widths):
+            return np.zeros(0, np.int32)
         ends = np.cumsum(widths, dtype=np.int32)
-        ends += self._bit
-        if len(widths):
-            self._bit, begins = int(ends[-1]), ends - widths
-        else:
-            begins = ends
+        first, begins = self._bit >> 5, ends - widths
+        begins += self._bit & 31
+        self._bit += int(ends[-1])
         if self._bit > self._raw_bits:
             raise BundleError("raw bits end too early")
-        at = begins >> 5
-        window = self._raw.take(at + 1).astype(np.uint64)
-        window <<= _WORD_OF_BITS
-        window |= self._raw.take(at)
-        window >>= (begins & 31).astype(np.uint64)
+        words = self._raw[first : (self._bit >> 5) + 2].astype(np.uint64)
+        pairs = words[1:] << _WORD_OF_BITS
+        pairs |= words[:-1]
+        window = pairs.take((begins >> 5).astype(np.intp))
+        begins &= 31
+        window >>= begins.astype(np.uint64)
         return window.astype(np.int32) & ((np.int32(1) << widths) - np.int32(1))
 
     def bits(self, contexts: _Contexts, tokens: _Tokens) -> float:
@@ -121,9 +121,9 @@ class Encoder:
     def tokens(self, contexts: _Contexts, given: _Tokens | None = None) -> _Tokens:
         """Take one block; returns it."""
         assert given is not None
-        self._tables.prepare(contexts)
+        self._tables.prepare(contexts, given)
         ranges = self._tables.ranges
-        found = ranges.take(contexts * TOKENS + given)
+        found = ranges.take((contexts << 8) + given)
         escaped = (found < _ONE_START).nonzero()[0]
         if len(escaped):
             self.raw(np.full(len(escaped), 8, np.int32), given[escaped].astype(np.int32))
@@ -131,7 +131,7 @@ class Encoder:
         frequency = found >> _START_BITS
         self._blocks.append((frequency, found & _START_MASK))
         self.cost += float(np.bincount(frequency, minlength=SCALE + 1) @ _BITS)
-        self._tables.observe(contexts, given)
+        self._tables.learn()
         return given
 
     def raw(self, widths: _Bits, given: _Bits | None = None) -> _Bits:
@@ -166,20 +166,21 @@ class _BitWriter:
 
     def __init__(self) -> None:
         self._done: list[bytes] = []
-        self._carry, self._filled = np.int64(0), 0
+        self._carry, self._filled = np.uint32(0), 0
 
     def add(self, values: _Bits, widths: _Bits) -> None:
         """Append `values` of `widths` bits each."""
-        used = widths.nonzero()[0]
-        if not len(used):
+        if not len(values):
             return
-        ends = np.cumsum(widths, dtype=np.int32) + self._filled
-        begins = (ends - widths)[used]
+        codes, widths = _joined(values.view(np.uint32), widths)
+        ends = np.cumsum(widths, dtype=np.int32)
+        ends += self._filled
+        begins = ends - widths
         word = begins >> 5
-        shifted = values[used].astype(np.int64) << (begins & 31)
-        first = np.flatnonzero(np.diff(word, prepend=-1))  # each word has a beginning in it
-        low = np.bitwise_or.reduceat(shifted & _LOW_WORD, first)
-        over = shifted[np.append(first[1:], len(word)) - 1] >> 32
+        shifted = codes.astype(np.uint64) << (begins & 31).astype(np.uint64)
+        first = np.append(0, np.flatnonzero(word[1:] != word[:-1]) + 1)  # each has a beginning
+        found = np.bitwise_or.reduceat(shifted, first)  # only a word's last value reaches over
+        low, over = found.astype(np.uint32), (found >> _WORD_OF_BITS).astype(np.uint32)
         low[0] |= self._carry
         low[1:] |= over[:-1]
         self._filled = int(ends[-1]) & 31
@@ -191,3 +192,15 @@ class _BitWriter:
         """All of them; the last byte is filled with zeros."""
         rest = int(self._carry).to_bytes(4, "little")[: (self._filled + 7) // 8]
         return b"".join([*self._done, rest])
+
+
+def _joined(
+    codes: NDArray[np.uint32], widths: _Bits
+) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+    """The same bits in fewer integers: neighbours joined while any two fit into 32 bits."""
+    while len(codes) > 1 and 2 * int(widths.max()) <= 32:
+        if len(codes) % 2:
+            codes, widths = np.append(codes, np.uint32(0)), np.append(widths, np.int32(0))
+        codes = codes[::2] | codes[1::2] << widths[::2].view(np.uint32)
+        widths = widths[::2] + widths[1::2]
+    return codes, widths

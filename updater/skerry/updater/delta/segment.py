@@ -146,5 +146,6 @@ def _tensors(streams: Streams, read: ReadBase) -> Iterator[bytes]:
     def old(i: int) -> bytes:
         return read(found[i][0], found[i][1].length)
 
-    made = dict(code_tensors(streams.coder, [geometry for _, geometry in found], old))
+    shapes = [geometry for _, geometry in found]
+    made = {i: shapes[i].laid_out(new) for i, new in code_tensors(streams.coder, shapes, old)}
     return (made.pop(i) for i in range(len(found)))

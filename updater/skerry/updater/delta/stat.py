@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skerry.devices.errors import InputError
 from skerry.updater.delta.formats import find_tensors
-from skerry.updater.delta.geometry import Geometry
+from skerry.updater.delta.geometry import Geometry, Unsigned
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.program import Kind
 from skerry.updater.delta.rans import Decoder
@@ -201,9 +201,9 @@ def _tensors(
         return read(found[i][0], found[i][1].length)
 
     bits, entropies, before = [0.0] * len(found), [0.0] * len(found), 0.0
-    for i, piece in code_tensors(meter, [geometry for _, geometry in found], old):
+    for i, new in code_tensors(meter, [geometry for _, geometry in found], old):
         bits[i], before = meter.bits - before, meter.bits
-        entropies[i] = _entropy(found[i][1], old(i), piece)
+        entropies[i] = _entropy(found[i][1], old(i), new)
     shares = _apportioned(bits, size)
     for (offset, geometry), share, entropy in zip(found, shares, entropies, strict=True):
         name = names.get(offset, f"at {offset}")
@@ -211,11 +211,11 @@ def _tensors(
         yield Part(name, method, geometry.length, share, round(entropy, 1))
 
 
-def _entropy(geometry: Geometry, old: bytes, new: bytes) -> float:
+def _entropy(geometry: Geometry, old: bytes, new: Unsigned) -> float:
     """Order-0 entropy of a tensor's residuals in bytes: of byte planes where they are wider."""
     element = geometry.element
     was = element.ordered(geometry.canonical(old))
-    now = element.ordered(geometry.canonical(new, new=True))
+    now = element.ordered(new)
     values = element.differences(now, was).ravel().astype(np.int64)
     folded = np.where(values < 0, -2 * values - 1, 2 * values)
     total = 0.0

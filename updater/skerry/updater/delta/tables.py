@@ -82,31 +82,41 @@ class Tables:
         self._counts = np.zeros((CONTEXTS, TOKENS), np.int64)
         self._seen = np.zeros(CONTEXTS, np.int64)
         self._due = np.zeros(CONTEXTS, np.int64)
-        self._local = np.zeros(CONTEXTS, np.int64)
-        self._used = np.zeros(0, np.int64)
+        self._block = (0, np.zeros((0, TOKENS), np.int64))
 
-    def prepare(self, contexts: NDArray[np.integer]) -> NDArray[np.int64]:
+    def prepare(
+        self, contexts: NDArray[np.int64], tokens: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.int64]:
         """Bring the tables of `contexts` up to date where enough was learnt since then.
+
+        Args:
+            contexts: of a block.
+            tokens: of the block, where they are known.
 
         Returns:
             Those whose tables changed.
         """
-        used = self._used = np.flatnonzero(np.bincount(contexts, minlength=CONTEXTS))
+        if tokens is None:
+            used = np.flatnonzero(np.bincount(contexts))
+        else:
+            first, counts = self._block = _counted(contexts, tokens)
+            used = np.flatnonzero(counts.any(1)) + first
         due = used[self._seen[used] >= self._due[used]]
         if len(due):
             self._make(due)
             self._due[due] = self._seen[due] * 9 // 8 + 4
         return due
 
-    def observe(self, contexts: NDArray[np.integer], tokens: NDArray[np.uint8]) -> None:
-        """Learn that these tokens were coded in these contexts, the last that were prepared."""
-        used = self._used
-        self._local[used] = np.arange(len(used)) * TOKENS
-        both = self._local.take(contexts)
-        both += tokens
-        sums = np.bincount(both, minlength=len(used) * TOKENS).reshape(-1, TOKENS)
-        self._counts[used] += sums
-        self._seen[used] += sums.sum(1)
+    def observe(self, contexts: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
+        """Learn that these tokens were coded in these contexts."""
+        self._block = _counted(contexts, tokens)
+        self.learn()
+
+    def learn(self) -> None:
+        """Learn the block whose tokens were known when it was prepared."""
+        first, counts = self._block
+        self._counts[first : first + len(counts)] += counts
+        self._seen[first : first + len(counts)] += counts.sum(1)
 
     def slots(self, contexts: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The token that each slot of these contexts stands for: [contexts, SCALE]."""
@@ -129,6 +139,20 @@ class Tables:
         frequency = _apportioned(weights, self._counts[due] > 0)
         start = np.cumsum(frequency, 1) - frequency
         self.ranges.reshape(CONTEXTS, TOKENS)[due] = start | frequency << 13
+
+
+def _counted(
+    contexts: NDArray[np.int64], tokens: NDArray[np.uint8]
+) -> tuple[int, NDArray[np.int64]]:
+    """How often each token comes in each context: the first context, and the counts from there."""
+    if not len(contexts):
+        return 0, np.zeros((0, TOKENS), np.int64)
+    first, last = int(contexts.min()), int(contexts.max())
+    both = contexts - first
+    both <<= 8
+    both += tokens
+    size = (last - first + 1) * TOKENS
+    return first, np.bincount(both, minlength=size).reshape(-1, TOKENS)
 
 
 def _apportioned(weights: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:

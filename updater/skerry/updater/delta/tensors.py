@@ -28,25 +28,33 @@ Guide = tuple[Unsigned, Unsigned]
 _BLOCK = 1 << 16
 _UNKNOWN = BINS - 1
 _BIN_STARTS = (2, 6, 11, 19, 31, 51)
-_BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right").astype(np.int32)
+_BIN = np.searchsorted(_BIN_STARTS, np.arange(512), "right")
 _NEAR_BITS = 20
 _NEAR = np.array(  # 8 · 2^(_NEAR_BITS − level / 2), rounded
     [(isqrt(1 << 108 - (level + LOWEST_LEVEL)) >> 30) + 1 >> 1 for level in range(LEVELS)],
     np.int64,
 )
 _MOST_NEAR = 1 << 28
-_EXACT = 16
+_EXACT = 128
 
 
 def _near(index: _Integers, values: NDArray[np.int64]) -> NDArray[np.int8]:
     """How far off values lie, in eighths of what is expected of them."""
-    far = np.clip(values, -_MOST_NEAR, _MOST_NEAR) * _NEAR.take(index) >> _NEAR_BITS
+    far = np.clip(values, -_MOST_NEAR, _MOST_NEAR) * _scale(index) >> _NEAR_BITS
     confined: NDArray[np.int8] = np.clip(far, -127, 127).astype(np.int8)
     return confined
 
 
+def _scale(index: _Integers) -> NDArray[np.int64]:
+    return _NEAR.take(index.astype(np.intp))
+
+
 _SMALL_NEAR = np.stack(
-    [_near(np.arange(LEVELS, dtype=np.int32), np.full(LEVELS, v)) for v in range(-16, 17)], 1
+    [
+        _near(np.arange(LEVELS, dtype=np.int32), np.full(LEVELS, value))
+        for value in range(-_EXACT, _EXACT + 1)
+    ],
+    1,
 )
 
 
@@ -55,8 +63,8 @@ def code_tensors(
     geometries: Sequence[Geometry],
     old: Callable[[int], bytes],
     given: Sequence[tuple[Expectation, Unsigned]] | None = None,
-) -> Iterator[tuple[int, bytes]]:
-    """Code every tensor, those without a guide first, and yield each as it lies in the new file.
+) -> Iterator[tuple[int, Unsigned]]:
+    """Code every tensor, those without a guide first, and yield each one.
 
     Args:
         coder: an `Encoder`, or a `Decoder`.
@@ -65,7 +73,7 @@ def code_tensors(
         given: for an `Encoder`: what to expect, and the new elements [planes, rows, columns].
 
     Yields:
-        The number of a tensor, and its bytes.
+        The number of a tensor, and its new elements [planes, rows, columns].
     """
     expectations = code_expectations(
         coder, geometries, None if given is None else [expected for expected, _ in given]
@@ -79,7 +87,7 @@ def code_tensors(
         made = _code_tensor(coder, geometries[i], expected, base, guide, now)
         if i in leading:
             guides[i] = base, made
-        yield i, geometries[i].laid_out(made)
+        yield i, made
 
 
 def referred(
@@ -152,7 +160,7 @@ def _code_tensor(
     """The new elements [planes, rows, columns], plane after plane, in blocks of whole rows."""
     element, width = geometry.element, geometry.sizes[1]
     planes, rows, columns = base.shape
-    made = np.empty_like(base)
+    made = np.empty_like(base) if given is None else given
     near = np.zeros(base.shape if planes > 1 else (0, rows, columns), np.int8)
     step = max(1, _BLOCK // columns)
     for plane in range(planes):
@@ -170,7 +178,9 @@ def _code_tensor(
                 None if given is None else given[plane, part],
             )
             code = _code_cells if expected.cells else _code_differences
-            made[plane, part], found, index = code(coder, element, expected, block)
+            elements, found, index = code(coder, element, expected, block)
+            if given is None:
+                made[plane, part] = elements
             if plane + 1 < planes:
                 near[plane, part] = _nearness(index, found)
     return made
@@ -179,14 +189,16 @@ def _code_tensor(
 def _nearness(index: _Integers, found: _Integers) -> NDArray[np.int8]:
     """`_near`, by a table for small values."""
     key = np.clip(found, -_EXACT, _EXACT)
-    large = (np.abs(key) == _EXACT).ravel().nonzero()[0]
-    if 2 * len(large) > found.size:
+    large = np.abs(key) == _EXACT
+    count = int(np.count_nonzero(large))
+    if 2 * count > found.size:
         return _near(index, found.astype(np.int64))
-    key += index * (2 * _EXACT + 1) + _EXACT
-    near = _SMALL_NEAR.take(key)
-    if len(large):
-        some = _near(index.ravel()[large], found.ravel()[large].astype(np.int64))
-        near.reshape(-1)[large] = some
+    key += index * (2 * _EXACT + 1)
+    key += _EXACT
+    near = _SMALL_NEAR.take(key.astype(np.intp))
+    if count:
+        at = large.nonzero()
+        near[at] = _near(index[at], found[at].astype(np.int64))
     return near
 
 
@@ -210,12 +222,14 @@ def _code_differences(
     np.clip(index, 0, LEVELS - 1, out=index)
     pull = block.beside
     if block.rest is not None:
-        rest = block.rest * _NEAR.take(index) >> _NEAR_BITS + element.ratio_bits
+        rest = block.rest * _scale(index) >> _NEAR_BITS + element.ratio_bits
         pull = rest.astype(np.int32) if pull is None else pull + rest.astype(np.int32)
     values = None
     if block.given is not None:
         values = element.differences(element.ordered(block.given), block.reference).ravel()
     found = code_values(coder, *_contexts(index, pull), values).reshape(index.shape)
+    if block.given is not None:
+        return block.given, found, index
     made = element.patterns(block.reference + found.astype(element.dtype))
     return made, found, index
 
@@ -240,6 +254,8 @@ def _code_cells(
     found = code_values(coder, *_contexts(index, block.beside), values).reshape(index.shape)
     cell = np.where(close, start, start + found)
     made = code_places(coder, cell, unit, close, block.given)
+    if block.given is not None:
+        return block.given, found, index
     plain_made = element.patterns(block.reference + found.astype(element.dtype))
     return np.where(close, plain_made, made), found, index
 
@@ -255,9 +271,11 @@ def _contexts(
     index: _Integers, pull: _Integers | None
 ) -> tuple[NDArray[np.int64], _Integers | None]:
     """The context of each element, and −1 where its sign is turned so that the pull is upward."""
-    contexts = index * BINS
+    contexts = index.ravel().astype(np.int64)
+    contexts *= BINS
     if pull is None:
         contexts += _UNKNOWN
-        return contexts.ravel().astype(np.int64), None
-    contexts += _BIN.take(np.abs(pull), mode="clip")
-    return contexts.ravel().astype(np.int64), (pull >> 31).ravel()
+        return contexts, None
+    pull = pull.ravel()
+    contexts += _BIN.take(np.abs(pull).astype(np.intp), mode="clip")
+    return contexts, pull >> 31

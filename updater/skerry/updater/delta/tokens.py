@@ -48,29 +48,49 @@ _SIGN = np.where(_NEGATIVE, -1, 1).astype(np.int32)
 def split(values: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Values → their tokens and the raw bits that go with them, as 32-bit patterns."""
     magnitude = np.abs(values).view(np.uint32)  # of −2³¹ too
-    large = (magnitude > _EXACT).nonzero()[0]
-    tokens = (values + _EXACT).astype(np.uint8)
+    large = magnitude > _EXACT
+    tokens = (values + np.int32(_EXACT)).astype(np.uint8)
     raw = np.zeros(len(values), np.int32)
-    if len(large):
-        some = magnitude[large].astype(np.int64)
-        length = (some.astype(np.float64).view(np.int64) >> 52) - 1022
-        shift = length - 3
-        top = some >> shift
-        tokens[large] = FIRST_LARGE + 8 * (length - 5) + 2 * (top & 3) + (values[large] < 0)
-        raw[large] = some - (top << shift)
+    count = int(np.count_nonzero(large))
+    if 2 * count > len(values):
+        some, bits = _split_large(magnitude, values < 0)
+        np.copyto(tokens, some, where=large)
+        np.copyto(raw, bits, where=large)
+    elif count:
+        at = large.nonzero()[0]
+        tokens[at], raw[at] = _split_large(magnitude[at], values[at] < 0)
     return tokens, raw
 
 
+def _split_large(
+    magnitude: NDArray[np.uint32], negative: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """`split` as if every value were a large one; what it gives for others means nothing."""
+    if magnitude.max() < 1 << 24:  # a binary32 holds it exactly
+        length = (magnitude.astype(np.float32).view(np.int32) >> 23) - 126
+    else:
+        length = ((magnitude.astype(np.float64).view(np.int64) >> 52) - 1022).astype(np.int32)
+    shift = np.maximum(length - 3, 0).view(np.uint32)
+    top = magnitude >> shift
+    raw = (magnitude - (top << shift)).view(np.int32)
+    tokens = 8 * length + 2 * top.view(np.int32) + (FIRST_LARGE - 8 * 5 - 2 * 4)
+    tokens += negative
+    return tokens.astype(np.uint8), raw
+
+
 def value_of(tokens: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The values of tokens, as if their raw bits were zeros."""
-    return _SIGNED.take(tokens)
+    """The values of exact tokens; what it gives for large ones means nothing."""
+    values = tokens.astype(np.int32)
+    values -= _EXACT
+    return values
 
 
 def with_raw(tokens: NDArray[np.uint8], raw: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The values of large tokens with their raw bits."""
-    found = _SIGN.take(tokens)
+    """The values of tokens with their raw bits."""
+    at = tokens.astype(np.intp)
+    found = _SIGN.take(at)
     found *= raw
-    found += _SIGNED.take(tokens)
+    found += _SIGNED.take(at)
     return found
 
 

@@ -38,22 +38,33 @@ def code_values(
         turned: −1 where the negative of a value is what is coded, else 0.
         given: for an `Encoder`: the values.
     """
-    tokens = raw = None
     if given is not None:
-        tokens, raw = split(given if turned is None else (given ^ turned) - turned)
-    tokens = coder.tokens(contexts, tokens)
+        _give_values(coder, contexts, given if turned is None else (given ^ turned) - turned)
+        return given
+    tokens = coder.tokens(contexts)
     large = tokens >= FIRST_LARGE
     count = int(np.count_nonzero(large))
     if 2 * count > len(tokens):
-        found = with_raw(tokens, coder.raw(RAW_BITS.take(tokens), raw))
+        found = with_raw(tokens, coder.raw(RAW_BITS.take(tokens)))
     else:
         found = value_of(tokens)
         if count:
             at = large.nonzero()[0]
             some = tokens[at]
-            bits = coder.raw(RAW_BITS.take(some), None if raw is None else raw[at])
-            found[at] = with_raw(some, bits)
+            found[at] = with_raw(some, coder.raw(RAW_BITS.take(some)))
     if turned is not None:
         found ^= turned
         found -= turned
     return found
+
+
+def _give_values(coder: Coder, contexts: _Contexts, values: _Integers) -> None:
+    tokens, raw = split(values)
+    coder.tokens(contexts, tokens)
+    large = tokens >= FIRST_LARGE
+    count = int(np.count_nonzero(large))
+    if 2 * count > len(tokens):
+        coder.raw(RAW_BITS.take(tokens), raw)
+    elif count:
+        at = large.nonzero()[0]
+        coder.raw(RAW_BITS.take(tokens[at]), raw[at])
