@@ -7,6 +7,8 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from skerry.updater.delta.packing import pack_copy, pack_program, pack_whole, qu
 from skerry.updater.delta.program import Kind, Operation
 from skerry.updater.delta.stat import DeltaStat, stat
 from skerry.updater.delta.structure import Gaps, align
+from skerry.updater.delta.turns import in_turn
 from skerry.updater.delta.wire import Form, Header, base_digest, seal, varint, write_header
 
 __all__ = ["create"]
@@ -206,17 +209,23 @@ def _cuts(operations: Sequence[Operation], size: int) -> Iterator[Sequence[Opera
 def _segments(
     base: memoryview, target: memoryview, old: Path, new: Path
 ) -> Iterator[tuple[bytes, int]]:
-    at = 0
-    for group in _cuts(_merged(_plan(base, target, old, new)), len(target)):
-        length = sum(operation.length for operation in group)
-        yield _segment(group, base, target[at : at + length], at), length
-        at += length
+    groups = list(_cuts(_merged(_plan(base, target, old, new)), len(target)))
+    begins = accumulate((_length(group) for group in groups), initial=0)
+    jobs = (
+        partial(_segment, group, base, target[at : at + _length(group)], at)
+        for group, at in zip(groups, begins, strict=False)
+    )
+    yield from in_turn(jobs)
+
+
+def _length(operations: Sequence[Operation]) -> int:
+    return sum(operation.length for operation in operations)
 
 
 def _segment(
     operations: Sequence[Operation], base: memoryview, target: memoryview, begin: int
-) -> bytes:
-    """The framed segment that makes `target`, which lies at `begin` of the new file."""
+) -> tuple[bytes, int]:
+    """The framed segment that makes `target`, which lies at `begin` of the new file; its size."""
     if len(operations) == 1 and operations[0].kind == Kind.COPY:
         payload = pack_copy(operations[0].base)
     else:
@@ -233,7 +242,7 @@ def _segment(
             if quick * len(data) < (_WORTH_LARGE if large else _WORTH) * len(payload):
                 whole = pack_whole(data, dictionary, low, thorough=not len(dictionary))
                 payload = min(payload, whole, key=len)
-    return varint(len(target)) + varint(len(payload)) + payload
+    return varint(len(target)) + varint(len(payload)) + payload, len(target)
 
 
 def _sampled_size(data: bytes, begin: int, base: memoryview) -> float:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from skerry.devices.errors import BundleError, DigestMismatch, UnavailableError
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.segment import Method, decode_segment
+from skerry.updater.delta.turns import in_turn
 from skerry.updater.delta.wire import (
     Form,
     Header,
@@ -54,6 +57,24 @@ class Checkpoint:
     new_size: int
     patch_digest: str
     new_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A segment as it lies in the patch.
+
+    Attributes:
+        number: of the segment, from 1.
+        length: bytes of the result.
+        payload: what makes them.
+        patch_offset, patch_state: where it ends in the patch, and SHA-256 up to there.
+    """
+
+    number: int
+    length: int
+    payload: bytes
+    patch_offset: int
+    patch_state: Hash
 
 
 class Links:
@@ -122,6 +143,7 @@ class Decoding:
     ) -> None:
         self._base, self._file, self._limits = base, PatchFile(packed), limits
         self._begun, self._state = begun, made or hashlib.sha256()
+        self._reading = threading.Lock()
         self.made = 0 if begun is None else begun.new_bytes
 
     @property
@@ -169,50 +191,61 @@ class Decoding:
             yield self._told(self._read(*part)), None
 
     def _segments(self, header: Header) -> Iterator[tuple[bytes, Checkpoint | None]]:
-        file, segments = self._file, 0
+        old_size = header.old_size or 0
+        jobs = (partial(self._decoded, s, old_size) for s in self._packed_segments(header))
+        for segment, made in in_turn(jobs):
+            if made is not None:
+                yield self._told(made), None
+            else:
+                for part in _ranges(_copied(segment, old_size), segment.length):
+                    yield self._told(self._read(*part)), None
+            yield b"", self._checkpoint(segment, header.new_size)
+
+    def _packed_segments(self, header: Header) -> Iterator[_Segment]:
+        """The segments that are left, read from the patch."""
+        file, number, reached = self._file, 0, self.made
         if self._begun is not None:
-            segments = self._begun.segments
+            number = self._begun.segments
             self._go_to(self._begun, header)
-        while self.made < header.new_size:
-            segments += 1
-            if segments > self._limits.segments:
+        while reached < header.new_size:
+            number += 1
+            if number > self._limits.segments:
                 raise BundleError(f"a patch has more than {self._limits.segments} segments")
-            length = file.varint(header.new_size - self.made, "segment")
-            for chunk in self._segment(length, header.old_size or 0):
-                yield self._told(chunk), None
-            yield b"", self._checkpoint(segments, self.made, header.new_size)
+            length = file.varint(header.new_size - reached, "segment")
+            payload = file.take(file.varint(self._limits.payload_bytes, "segment"), "segment")
+            reached += length
+            yield _Segment(number, length, payload, file.offset, file.state.copy())
 
     def _told(self, chunk: bytes) -> bytes:
         self._state.update(chunk)
         self.made += len(chunk)
         return chunk
 
-    def _checkpoint(self, segments: int, made: int, size: int) -> Checkpoint:
-        patch = self._file.state.copy().hexdigest()
-        return Checkpoint(segments, self._file.offset, made, size, patch, self.digest.hex())
+    def _checkpoint(self, done: _Segment, size: int) -> Checkpoint:
+        patch, made = done.patch_state.hexdigest(), self.digest.hex()
+        return Checkpoint(done.number, done.patch_offset, self.made, size, patch, made)
 
     def _go_to(self, begun: Checkpoint, header: Header) -> None:
         """Pass over what `begun` says is done, if it is of this patch."""
         self._file.skip(max(0, begun.patch_offset - self._file.offset), "segment")
-        there = self._checkpoint(begun.segments, begun.new_bytes, header.new_size)
+        reached = _Segment(begun.segments, 0, b"", self._file.offset, self._file.state.copy())
+        there = self._checkpoint(reached, header.new_size)
         if there != begun:
             raise DigestMismatch("the checkpoint is of another patch", remedy="begin anew")
 
-    def _segment(self, length: int, old_size: int) -> Iterator[bytes]:
-        payload = self._file.take(
-            self._file.varint(self._limits.payload_bytes, "segment"), "segment"
-        )
-        if payload[:1] == bytes([Method.COPY]):
-            for part in _ranges(_copied(payload, length, old_size), length):
-                yield self._read(*part)
-        elif 0 < length <= self._limits.segment_bytes:
-            yield decode_segment(payload, length, self._read, old_size, self._limits)
-        else:
-            raise BundleError(f"a segment of {length} bytes")
+    def _decoded(self, segment: _Segment, old_size: int) -> tuple[_Segment, bytes | None]:
+        """A segment and its bytes; none for a copy, which may be too long to be held."""
+        if segment.payload[:1] == bytes([Method.COPY]):
+            return segment, None
+        if not 0 < segment.length <= self._limits.segment_bytes:
+            raise BundleError(f"a segment of {segment.length} bytes")
+        made = decode_segment(segment.payload, segment.length, self._read, old_size, self._limits)
+        return replace(segment, payload=b""), made
 
     def _read(self, offset: int, length: int) -> bytes:
-        self._base.seek(offset)
-        data = self._base.read(length)
+        with self._reading:
+            self._base.seek(offset)
+            data = self._base.read(length)
         if len(data) != length:
             raise UnavailableError("the base became shorter while it was read")
         return data
@@ -244,11 +277,12 @@ def decode(
     links.end(decoding.digest, decoding.made)
 
 
-def _copied(payload: bytes, length: int, old_size: int) -> int:
-    reader = Reader(payload[1:], "segment")
+def _copied(segment: _Segment, old_size: int) -> int:
+    """Where in the base a copy begins."""
+    reader = Reader(segment.payload[1:], "segment")
     offset = reader.varint(old_size)
     reader.end()
-    if not 0 < length <= old_size - offset:
+    if not 0 < segment.length <= old_size - offset:
         raise BundleError("a copy reaches beyond the base")
     return offset
 
