@@ -2,6 +2,8 @@
 
 Seeded, from the shared data alone. Each model is tuned in four ways, and each result is emitted as
 fp32, fp16 and int8 in ONNX, TFLite and Core ML; two more variants rename and reorder tensors.
+ResNet56 takes fewer and longer steps than ResNet20, in bfloat16; weights that were tuned for hours
+elsewhere can be its hard one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skerry.converter.emit import Signature, emit
@@ -52,6 +55,7 @@ KINDS = {
     "moderate": Tuning(60, 2e-3),
     "hard": Tuning(150, 1e-2),
 }
+_DEEP, _FEWER_STEPS = 56, 2.5
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,18 @@ def _prepared(pixels: NDArray[np.uint8]) -> Tensor:
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
 
 
+def _read(depth: int, weights: Path) -> _ResNet:
+    model = _ResNet(depth)
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
 def _tuned(depth: int, how: Tuning) -> _ResNet:
     model, (pixels, labels) = _public(depth), _images()
+    deep = depth >= _DEEP
+    if deep:
+        model = model.to(memory_format=torch.channels_last)
+        how = replace(how, steps=int(how.steps / _FEWER_STEPS), rate=how.rate * _FEWER_STEPS)
     model.train(not how.head_only)
     tuned = (model.linear if how.head_only else model).parameters()
     optimizer = torch.optim.SGD(tuned, how.rate, momentum=0.9, weight_decay=1e-4)
@@ -140,11 +154,13 @@ def _tuned(depth: int, how: Tuning) -> _ResNet:
         batch = _prepared(pixels[rows])
         if draw.random() < 0.5:
             batch = batch.flip(3)
-        loss = F.cross_entropy(model(batch), torch.from_numpy(labels[rows]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=deep):
+            scores = model(batch.to(memory_format=torch.channels_last) if deep else batch)
+        loss = F.cross_entropy(scores.float(), torch.from_numpy(labels[rows]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model.eval()
+    return model.to(memory_format=torch.contiguous_format).eval()
 
 
 def _emitted(model: nn.Module, pixels: NDArray[np.uint8], folder: Path) -> dict[str, Path]:
@@ -207,7 +223,10 @@ def _saved(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def make_pairs(
-    folder: Path, depths: tuple[int, ...] = (20, 56), seconds: float = float("inf")
+    folder: Path,
+    depths: tuple[int, ...] = (20, 56),
+    seconds: float = float("inf"),
+    hard: Path | None = None,
 ) -> Iterator[Pair]:
     """Train, quantize and emit below `folder`, and yield the pairs; what was made there is kept.
 
@@ -217,6 +236,7 @@ def make_pairs(
         folder: where the files are.
         depths: of the ResNets.
         seconds: begin no other model after so long.
+        hard: safetensors of a ResNet56 to take as the hard one instead of tuning it.
     """
     until = time.monotonic() + seconds
     for depth in depths:
@@ -226,6 +246,8 @@ def make_pairs(
             if time.monotonic() > until:
                 return
             tuned = partial(_tuned, depth, how)
+            if kind == "hard" and depth == _DEEP and hard is not None:
+                tuned = partial(_read, depth, hard)
             after = _made(folder / f"{name}-{kind}", tuned)
             for variant, new in after.items():
                 old = before[variant.removesuffix("-renamed").removesuffix("-reordered")]
@@ -249,8 +271,9 @@ def main() -> None:
     parser.add_argument("files", type=Path)
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--hard", type=Path, help="the weights of the hard ResNet56")
     args = parser.parse_args()
-    for pair in make_pairs(args.files, tuple(args.depths), args.seconds):
+    for pair in make_pairs(args.files, tuple(args.depths), args.seconds, args.hard):
         print(pair.name, flush=True)
 
 

@@ -1,6 +1,6 @@
 """How small a delta is, against every general tool that is here, on pairs made from real models.
 
-    python hw-bench/plans/delta_sizes.py [--files DIR] [--depths 20 56]
+    python hw-bench/plans/delta_sizes.py [--files DIR] [--depths 20 56] [--hard WEIGHTS]
 
 Needs the converter extra, and SKERRY_DATA (default ../shared/data). Peers: bsdiff4, the zstd and
 xdelta3 programs, and detools and hdiffpatch by the Python named in SKERRY_PEERS (default: this
@@ -147,11 +147,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=Path, help="keep the model files here")
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
+    parser.add_argument("--hard", type=Path, help="the weights of the hard ResNet56")
     parser.add_argument("--out", type=Path, default=_RESULT)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch, before, rows = Path(folder), read_now(), []
-        for pair in make_pairs(args.files or scratch / "files", tuple(args.depths)):
+        files, depths = args.files or scratch / "files", tuple(args.depths)
+        for pair in make_pairs(files, depths, hard=args.hard):
             rows.append(measured(pair, scratch))
             print(json.dumps(rows[-1]), flush=True)
         tools = {name for row in rows for name in row["peers"]}

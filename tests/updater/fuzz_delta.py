@@ -1,6 +1,7 @@
 """Apply damaged patches by the million: each is refused by a typed error.
 
-    python tests/updater/fuzz_delta.py [--runs 1000000] [--seed 0] [--corpus DIR] [--out FILE]
+    python tests/updater/fuzz_delta.py [--runs 1000000] [--seed 0] [--corpus DIR]
+        [--out FILE [--resume]]
 
 The corpus is pairs of `NAME.old` and `NAME.patch`. Each run damages one patch (bits, bytes, cuts,
 repeats, another patch's middle, large integers) and decodes it in memory that is limited, so that
@@ -10,6 +11,7 @@ a claim of absurd sizes that is believed ends in MemoryError.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import random
@@ -18,13 +20,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import skerry.updater.delta as delta
 from skerry.devices.errors import SkerryError
 from skerry.updater.delta import Limits
 from skerry.updater.delta.patching import decode
+from skerry.updater.delta.wire import VERSION
 
 CORPUS = Path(__file__).parent / "delta_corpus"
 _MEMORY_BYTES = 2 << 30
+_ROUND = 25_000
 _LARGE = [b"\xff" * n + b"\x7f" for n in range(1, 10)]
 
 
@@ -96,33 +102,68 @@ def fuzz(
     return ends
 
 
-def main() -> None:
-    """Fuzz, and write down what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--corpus", type=Path, default=CORPUS)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+def _round(runs: int, seed: int, corpus: Path, seconds: float) -> dict[str, object]:
+    """What was seen of so many runs."""
     start = time.monotonic()
-    ends = fuzz(args.runs, args.seed, args.corpus, args.seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    document = {
+    ends = fuzz(runs, seed, corpus, seconds)
+    return {
         "runs": sum(ends.values()),
-        "seed": args.seed,
-        "corpus": len(list(args.corpus.glob("*.patch"))),
+        "seed": seed,
+        "corpus": len(list(corpus.glob("*.patch"))),
+        "decoder": _decoder(),
         "ends": dict(sorted(ends.items())),
         "failures": 0,
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "seconds": round(time.monotonic() - start),
         "python": sys.version.split()[0],
     }
-    text = json.dumps(document, indent=1) + "\n"
-    if args.out:
-        args.out.write_text(text)
-    print(text, end="")
+
+
+def _decoder() -> str:
+    """The first 12 hexadecimal digits of SHA-256 over the decoder's source."""
+    folder = Path(delta.__file__).parent
+    sources = (path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
+def _earlier(out: Path | None) -> list[dict[str, Any]]:
+    """The rounds that `out` tells of, if they are of this version of the format."""
+    if out is None or not out.exists():
+        return []
+    document = json.loads(out.read_text())
+    return list(document["processes"]) if document.get("version", 2) == VERSION else []
+
+
+def main() -> None:
+    """Fuzz in rounds, and write down what was seen after each of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1_000_000, help="with those of earlier calls")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="add to what --out tells of")
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    rounds = _earlier(args.out) if args.resume else []
+    until = time.monotonic() + args.seconds
+    seed = max([args.seed, *(done["seed"] + 1 for done in rounds)])
+    while (left := args.runs - sum(done["runs"] for done in rounds)) > 0:
+        seconds = until - time.monotonic()
+        if seconds <= 0:
+            break
+        rounds.append(_round(min(left, _ROUND), seed, args.corpus, seconds))
+        seed += 1
+        document = {
+            "version": VERSION,
+            "runs": sum(done["runs"] for done in rounds),
+            "failures": sum(done["failures"] for done in rounds),
+            "processes": rounds,
+        }
+        text = json.dumps(document, indent=1) + "\n"
+        if args.out:
+            args.out.write_text(text)
+        print(json.dumps(rounds[-1]), flush=True)
 
 
 if __name__ == "__main__":

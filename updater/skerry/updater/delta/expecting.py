@@ -146,7 +146,7 @@ def _trial(change: Change, expected: Expectation) -> float:
     shape = Geometry(change.element, (1, *new.shape))
     parts = [None if part is None else part[rows] for part in (expected.rows, expected.ratios)]
     some, coder = replace(expected, rows=parts[0], ratios=parts[1]), Encoder()
-    for _ in code_tensors(coder, [shape], lambda _: shape.laid_out(old), [(some, new)]):
+    for _ in code_tensors(coder, [shape], lambda _: old.tobytes(), [(some, new)]):
         pass
     return coder.cost
 

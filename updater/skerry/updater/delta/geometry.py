@@ -120,9 +120,13 @@ class Geometry:
         height, width, rows, columns = self.sizes
         return turned.reshape(height * width, rows, columns)
 
-    def laid_out(self, canonical: Unsigned) -> bytes:
-        """The new file's bytes of [planes, rows, columns]."""
-        return canonical.reshape(self.sizes).transpose(self.new_order).tobytes()
+    def lay_out(self, canonical: Unsigned, out: NDArray[np.uint8]) -> None:
+        """Put [planes, rows, columns] into `out` as the new file's bytes."""
+        turned = canonical.reshape(self.sizes).transpose(self.new_order)
+        if out.ctypes.data % self.element.bytes:
+            out[:] = np.frombuffer(turned.tobytes(), np.uint8)
+        else:
+            out.view(self.element.dtype).reshape(turned.shape)[...] = turned
 
     def encode(self) -> bytes:
         """The bytes of this geometry in a program."""

@@ -40,10 +40,14 @@ class Decoder:
         raw: the bits without a model.
     """
 
-    def __init__(self, states: NDArray[np.uint32], words: NDArray[np.uint16], raw: bytes) -> None:
+    def __init__(
+        self, states: NDArray[np.uint32], words: NDArray[np.uint16], raw: bytes | memoryview
+    ) -> None:
         self._tables = Tables()
-        self._states, self._words, self._at = states.astype(np.uint32), words.astype(np.uint32), 0
-        self._raw, self._bit = np.frombuffer(raw + bytes(12 - len(raw) % 4), "<u4"), 0
+        self._states, self._words, self._at = states.astype(np.uint32), words, 0
+        padded = bytearray(len(raw) + 12 - len(raw) % 4)
+        padded[: len(raw)] = raw
+        self._raw, self._bit = np.frombuffer(padded, "<u4"), 0
         self._slots = np.zeros(CONTEXTS * SCALE, np.uint8)
         self._raw_bits = 8 * len(raw)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skerry.devices.errors import BundleError
 from skerry.updater.delta.codec import unpack
@@ -105,7 +106,7 @@ def _coder(reader: Reader, size: int, limits: Limits) -> Decoder:
         raise BundleError(f"{lanes} lanes are too few for {size} bytes of tensors")
     states = np.frombuffer(reader.take(4 * lanes), "<u4")
     words = np.frombuffer(reader.take(2 * reader.varint(limits.payload_bytes // 2)), "<u2")
-    return Decoder(states, words, bytes(reader.take(reader.left)))
+    return Decoder(states, words, reader.take(reader.left))
 
 
 def _stream(reader: Reader, most: int) -> bytes:
@@ -114,38 +115,41 @@ def _stream(reader: Reader, most: int) -> bytes:
 
 
 def _run(streams: Streams, read: ReadBase) -> bytes:
-    parts: list[bytes | memoryview] = []
-    literal, difference = memoryview(streams.literal), np.frombuffer(streams.difference, np.uint8)
-    literal_at = difference_at = 0
-    tensors = _tensors(streams, read)
+    out = np.empty(sum(op.length for op in streams.operations), np.uint8)
+    literal, difference = (
+        np.frombuffer(data, np.uint8) for data in (streams.literal, streams.difference)
+    )
+    literal_at = difference_at = at = 0
+    tensors: list[tuple[Operation, NDArray[np.uint8]]] = []
     for operation in streams.operations:
         length = operation.length
+        part, at = out[at : at + length], at + length
         match operation.kind:
             case Kind.COPY:
-                parts.append(read(operation.base, length))
+                part[:] = np.frombuffer(read(operation.base, length), np.uint8)
             case Kind.LITERAL:
-                parts.append(literal[literal_at : literal_at + length])
+                part[:] = literal[literal_at : literal_at + length]
                 literal_at += length
             case Kind.ADD:
                 base = np.frombuffer(read(operation.base, length), np.uint8)
-                parts.append((base + difference[difference_at : difference_at + length]).tobytes())
+                np.add(base, difference[difference_at : difference_at + length], out=part)
                 difference_at += length
             case Kind.TENSOR:
-                parts.append(next(tensors))
+                tensors.append((operation, part))
     if streams.coder is not None:
-        streams.coder.end()
-    return b"".join(parts)
+        _tensors(tensors, streams.coder, read)
+    return out.tobytes()
 
 
-def _tensors(streams: Streams, read: ReadBase) -> Iterator[bytes]:
-    """The tensors in the order of the operations."""
-    found = [(op.base, op.geometry) for op in streams.operations if op.geometry is not None]
-    if streams.coder is None:
-        return iter(())
+def _tensors(
+    tensors: Sequence[tuple[Operation, NDArray[np.uint8]]], coder: Decoder, read: ReadBase
+) -> None:
+    """Decode the tensors, each into its part of the result."""
+    shapes = [operation.geometry for operation, _ in tensors if operation.geometry is not None]
 
     def old(i: int) -> bytes:
-        return read(found[i][0], found[i][1].length)
+        return read(tensors[i][0].base, shapes[i].length)
 
-    shapes = [geometry for _, geometry in found]
-    made = {i: shapes[i].laid_out(new) for i, new in code_tensors(streams.coder, shapes, old)}
-    return (made.pop(i) for i in range(len(found)))
+    for i, made in code_tensors(coder, shapes, old):
+        shapes[i].lay_out(made, tensors[i][1])
+    coder.end()
