@@ -5,56 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fakes.networks import Uneven, lines
 from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
 from skerry.converter.quantize.observers import Decided
 from skerry.converter.quantize.qat import Learning, Trainable, settled
-from skerry.converter.steps.base import TrainingSet, Workbench
+from skerry.converter.steps.base import Workbench
 from skerry.converter.steps.config import Finetune, Qat
 from skerry.converter.steps.finetune import finetune
 from skerry.converter.steps.qat import train_quantized
 from skerry.converter.structure import Structure
 
 
-class Uneven(nn.Module):
-    """Depthwise layers whose channels differ a thousandfold, as in some MobileNets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 16, 3, padding=1)
-        self.deep = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.point = nn.Conv2d(16, 16, 1)
-        self.head = nn.Linear(16, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.deep(torch.relu(self.stem(x))))
-        return self.head(torch.relu(self.point(x)).mean((2, 3)))
-
-    @torch.no_grad()
-    def spread(self) -> None:
-        """Scale channels up in one layer and down in the next: the same function."""
-        factors = torch.logspace(-1.5, 1.5, 16)
-        self.stem.weight.mul_(factors.reshape(-1, 1, 1, 1))
-        self.stem.bias.mul_(factors)
-        self.deep.weight.mul_((1 / factors).reshape(-1, 1, 1, 1))
-
-
-def rows(count: int = 256) -> TrainingSet:
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.arange(count) % 8
-    images = 0.3 * torch.rand(count, 1, 8, 8, generator=generator)
-    for image, label in zip(images, labels.tolist(), strict=True):
-        image[0, label] += 1.0  # a bright line
-        image[0, :, (3 * label) % 8] += 0.5
-    return TrainingSet((images,), labels)
-
-
 def bench(source: nn.Module) -> Workbench:
     torch.set_num_threads(1)
     return Workbench(
         source=source,
-        training=rows(),
+        training=lines(),
         seed=5,
         factory=lambda name, weights: source,
         advance=lambda detail: None,
@@ -62,7 +30,7 @@ def bench(source: nn.Module) -> Workbench:
 
 
 def accuracy(model: object) -> float:
-    training = rows()
+    training = lines()
     with torch.no_grad():
         scores = model(*training.inputs)  # type: ignore[operator]
     return 100 * float((scores.argmax(1) == training.labels).float().mean())
@@ -79,7 +47,7 @@ def trained() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def calibrated(trained: nn.Module) -> QuantizedModel:
-    (images,) = rows().inputs
+    (images,) = lines().inputs
     return calibrate(trained, (images[:2],), [(images,)], Scheme(per_channel=False))
 
 
@@ -102,7 +70,7 @@ def test_training_gains_back_more_than_half_without_a_label(
 
 
 def test_it_begins_where_calibration_left_off(calibrated: QuantizedModel) -> None:
-    (images,) = rows().inputs
+    (images,) = lines().inputs
     model = Trainable(calibrated, scales=True)
     with torch.no_grad():
         wanted = calibrated.decided(images)
@@ -128,7 +96,7 @@ def test_zeros_of_a_sparse_model_stay(trained: nn.Module) -> None:
     sparse.load_state_dict(trained.state_dict())
     with torch.no_grad():
         sparse.point.weight[:, ::2] = 0
-    (images,) = rows().inputs
+    (images,) = lines().inputs
     begin = calibrate(sparse.eval(), (images[:2],), [(images,)], Scheme())
     model = Trainable(begin, scales=True)
     names = tuple(name for name, one in model.named_parameters() if one.ndim > 1)

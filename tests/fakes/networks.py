@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from skerry.converter.emit import Signature
+from skerry.converter.steps.base import TrainingSet
 from skerry.runtime.bundle.card import TensorSpec
 
-__all__ = ["RESIDUAL_SIGNATURE", "Residual", "pictures", "residual"]
+__all__ = ["RESIDUAL_SIGNATURE", "Residual", "Uneven", "lines", "pictures", "residual"]
 
 RESIDUAL_SIGNATURE = Signature(
     inputs=(TensorSpec("image", "uint8", (-1, 8, 8, 1)),),
@@ -61,3 +62,37 @@ def residual(seed: int = 0) -> Residual:
                 module(pictures(32, seed=step))
             module.head.weight.mul_(4)  # so that the classes differ by more than a rounding
     return module.eval()
+
+
+class Uneven(nn.Module):
+    """Depthwise layers whose channels differ a thousandfold, as in some MobileNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.deep = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.point = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.deep(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.point(x)).mean((2, 3)))
+
+    @torch.no_grad()
+    def spread(self) -> None:
+        """Scale channels up in one layer and down in the next: the same function."""
+        factors = torch.logspace(-1.5, 1.5, 16)
+        self.stem.weight.mul_(factors.reshape(-1, 1, 1, 1))
+        self.stem.bias.mul_(factors)
+        self.deep.weight.mul_((1 / factors).reshape(-1, 1, 1, 1))
+
+
+def lines(count: int = 256, seed: int = 3) -> TrainingSet:
+    """Seeded pictures with a bright line across and a paler one down: eight classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 8
+    images = 0.3 * torch.rand(count, 1, 8, 8, generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[0, label] += 1.0  # a bright line
+        image[0, :, (3 * label) % 8] += 0.5
+    return TrainingSet((images,), labels)
