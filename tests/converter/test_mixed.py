@@ -263,3 +263,19 @@ def test_mixed_precision_meets_a_gate_that_int8_alone_fails(stretched: Path, cap
     report = (stretched / "mixed" / "report.html").read_text()
     assert "Precision of each layer" in report
     capsys.readouterr()
+
+
+def test_validation_rows_choose_and_evaluation_rows_judge(stretched: Path, capsys) -> None:
+    # Rows with labels that the source gets wrong: int8 loses nothing there, so nothing is raised.
+    wrong = """
+def wrong():
+    rows = _quadrants(96, 5)
+    return {**rows, "label": (rows["label"] + 1) % 4}
+"""
+    (stretched / "data.py").write_text((stretched / "data.py").read_text() + wrong)
+    recipe = stretched / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[data]", '[data]\nvalidation = "data.py:wrong"'))
+    code, found = _convert(stretched, stretched / "out", "--set", "quantize.mixed={ rows = 64 }")
+    assert {row["level"] for row in found["mixed"]} == {"int8"}
+    assert code == ExitCode.GATE_FAILED
+    capsys.readouterr()

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from skerry.cli.main import main
+from skerry.converter.loading import load
+from skerry.converter.recipe_file import load_recipe
+from skerry.converter.search.trial import choosing_and_judging
 from skerry.converter.search.workers import Cluster, Here, Processes, Workers, open_workers
-from skerry.devices.errors import ExitCode, InputError, UnavailableError
+from skerry.devices.errors import ExitCode, InputError, RecipeError, UnavailableError
 
 _SEARCH = """
 [[step]]
@@ -107,12 +110,37 @@ def test_killed_and_resumed_with_other_jobs_it_ends_as_if_unbroken(
     (candidate,) = (one for one in _result(whole)["candidates"] if one["trial"] == best)
     assert made["sha256"] == candidate["sha256"]
     assert made["bytes"] == candidate["merit"]["bytes"]
+    # Of 96 rows the halves are equal, so that the points of all are the mean of both.
+    assert candidate["unseen"]["rows"] == 48
+    mean = (candidate["merit"]["metric"] + candidate["unseen"]["metric"]) / 2
+    assert made["metric"] == pytest.approx(mean, abs=1e-3)
+    assert "played no part in choosing" in report
 
     # More trials go on from those that there are; other budgets are another search.
     assert main(_words(searched, whole, "--trials", "5", "--budget", "size=1MB")) == ExitCode.OK
     assert len(_result(whole)["candidates"]) == 5
     assert main(_words(searched, whole, "--trials", "5")) == ExitCode.BAD_INPUT
     assert "another budgets" in capsys.readouterr().err
+
+
+def test_rows_that_choose_and_rows_that_judge_have_none_in_common(searched: Path) -> None:
+    loaded = load(load_recipe(searched))
+    everything = {row.tobytes() for row in loaded.evaluation.inputs["image"]}
+    assert len(everything) == len(loaded.evaluation)  # no row is there twice
+    chosen_by, judged_by = (
+        {row.tobytes() for row in rows.inputs["image"]} for rows in choosing_and_judging(loaded)
+    )
+    assert not chosen_by & judged_by and chosen_by | judged_by == everything
+    assert len(chosen_by) == len(judged_by) == len(everything) // 2
+
+    text = searched.read_text()
+    searched.write_text(text.replace("[data]", '[data]\nvalidation = "data.py:train"'))
+    loaded = load(load_recipe(searched))
+    chosen, judging = choosing_and_judging(loaded)
+    assert judging is loaded.evaluation and len(chosen) == 256
+    searched.write_text(text.replace("[data]", '[data]\nvalidation = "data.py:held_out"'))
+    with pytest.raises(RecipeError, match="the same rows choose and judge"):
+        load_recipe(searched)
 
 
 def test_budgets_that_nobody_meets_keep_the_best_so_far(

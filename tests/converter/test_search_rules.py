@@ -224,7 +224,7 @@ def test_a_journal_is_read_again_without_the_line_a_kill_cut_short(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("recipe", "s"), ("budgets", ()), ("seed", 4), ("latency", "measured"), ("version", 2)],
+    [("recipe", "s"), ("budgets", ()), ("seed", 4), ("latency", "measured"), ("version", 1)],
 )
 def test_a_journal_of_another_search_is_refused(name: str, value: object, tmp_path: Path) -> None:
     Journal(tmp_path / "j", _HEADER)

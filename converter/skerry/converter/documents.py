@@ -37,7 +37,7 @@ _LIBRARIES = (
     "tf2onnx",
     "numpy",
 )
-_PATH_FIELDS = {"weights", "train", "evaluation", "from", "model"}
+_PATH_FIELDS = {"weights", "train", "validation", "evaluation", "from", "model"}
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:skerry")
 
 

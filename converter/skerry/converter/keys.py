@@ -67,7 +67,8 @@ class Keys:
         how.append(scheme.layers)
         if scheme.mixed is not None:
             gate, formats = msgspec.to_builtins(recipe.gate), list(recipe.target.formats)
-            how += [msgspec.to_builtins(scheme.mixed), gate, formats, evaluation]
+            validation = [dataset_fingerprint(loaded.validation), recipe.data.metric]
+            how += [msgspec.to_builtins(scheme.mixed), gate, formats, validation]
         profile = recipe.target.profile
         quantized = fingerprint([trained, rows, *how, profile, recipe.qat])
         tuning = [profile, scheme.sparsity]

@@ -37,6 +37,8 @@ class Loaded:
     Attributes:
         model: the source's module, in eval mode.
         signature: inputs and outputs as callers see them.
+        evaluation: rows that everything is judged by.
+        validation: rows that choices are made by; the evaluation rows where no others are named.
         train: rows for training steps, or None.
         calibration: rows for quantization; empty of meaning where nothing is quantized.
         materials: every file that went in, by name.
@@ -47,6 +49,7 @@ class Loaded:
     model: nn.Module
     signature: Signature
     evaluation: Dataset
+    validation: Dataset
     train: Dataset | None
     calibration: Dataset | None
     metric: Metric
@@ -106,12 +109,14 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
 
     evaluation = dataset(recipe.data.evaluation)
     train = dataset(recipe.data.train) if recipe.data.train else None
-    if train is not None and train.classes != evaluation.classes:
-        raise file.wrong(
-            "data.train",
-            "its class folders are not those of data.evaluation",
-            "let both have the same",
-        )
+    validation = dataset(recipe.data.validation) if recipe.data.validation else evaluation
+    for key, rows in (("train", train), ("validation", validation)):
+        if rows is not None and rows.classes != evaluation.classes:
+            raise file.wrong(
+                f"data.{key}",
+                "its class folders are not those of data.evaluation",
+                "let both have the same",
+            )
     wanted = recipe.data.calibration
     calibration = train if wanted.source == "train" else dataset(wanted.source)
     return Loaded(
@@ -120,6 +125,7 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
         model=model,
         signature=signature,
         evaluation=evaluation,
+        validation=validation,
         train=train,
         calibration=None if calibration is None else calibration.sample(wanted.count, wanted.seed),
         metric=metric_by_name(recipe.data.metric, file.folder),
@@ -253,8 +259,8 @@ def _materials(file: RecipeFile, source: ModelSource) -> dict[str, Path]:
     """The files that decide the outcome, by name; those of one name are numbered."""
     recipe = file.recipe
     paths = [file.path.resolve(), *source.materials().values()]
-    texts = [recipe.data.evaluation, recipe.data.train, recipe.data.calibration.source]
-    texts.append(recipe.data.metric)
+    data = recipe.data
+    texts = [data.evaluation, data.validation, data.train, data.calibration.source, data.metric]
     for step in recipe.step:
         if isinstance(step, Distill):
             texts += [step.student, step.start, step.rows]

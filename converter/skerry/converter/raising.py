@@ -116,8 +116,15 @@ class _Search:
         scheme: Scheme,
         mixed: Mixed,
     ) -> None:
-        self._loaded, self._floating, self._mixed = loaded, floating, mixed
-        self._outputs, self._scheme = outputs, scheme
+        self._loaded = replace(loaded, evaluation=loaded.validation)
+        self._floating, self._mixed, self._scheme = floating, mixed, scheme
+        self._outputs = outputs
+        if loaded.validation is not loaded.evaluation:
+            source = loaded.deployable(loaded.model)
+            self._outputs = {
+                "source": evaluate(self._loaded, source),
+                "floating": evaluate(self._loaded, floating),
+            }
         self._by_hand = loaded.file.recipe.quantize.layers
         self._quick = replace(
             scheme, refinements=tuple(one for one in scheme.refinements if one not in _SLOW)
@@ -166,7 +173,7 @@ class _Search:
         loaded = self._loaded
         found = evaluate(loaded, calibrated(loaded, self._floating, scheme).module)
         first = loaded.signature.outputs[0].name
-        labels = loaded.evaluation.labels
+        labels = loaded.evaluation.labels  # the validation rows
         source, floating = self._outputs["source"], self._outputs["floating"]
         measured = Measured(
             accuracy_drop=loaded.metric(source, labels) - loaded.metric(found, labels),

@@ -165,6 +165,9 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         evaluation: held-out rows that every artifact is run on.
+        validation: rows by which a search chooses candidates and `quantize.mixed` how many layers
+            are raised. Without it a search keeps part of the evaluation rows for that, and
+            `quantize.mixed` looks at all of them.
         train: rows for training steps; may be left out where there are none.
         calibration: rows for quantization.
         metric: `top1`, `top5`, or `file.py:function(outputs, labels)` giving points; more is
@@ -172,6 +175,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     evaluation: str
+    validation: str = ""
     train: str = ""
     calibration: Calibration = Calibration()
     metric: str = "top1"
@@ -278,6 +282,8 @@ class Search(Struct, frozen=True, forbid_unknown_fields=True):
         rungs: shares of epochs and rows that a candidate is tried on, one after the other; the last
             is 1: the recipe as it is.
         keep: the share of candidates that goes on to the next rung.
+        validation: the share of the evaluation rows that candidates are chosen by, where
+            `data.validation` names none; the rest play no part in choosing, and judge the front.
         wave: how many candidates are proposed at once, from what earlier waves gave.
         seed: of every proposal.
     """
@@ -285,6 +291,7 @@ class Search(Struct, frozen=True, forbid_unknown_fields=True):
     space: dict[str, Any]
     rungs: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1)] = (0.25, 1)
     keep: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    validation: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     wave: Annotated[int, Meta(ge=1, le=256)] = 5
     seed: _Seed = 0
 

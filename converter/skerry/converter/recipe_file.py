@@ -38,6 +38,7 @@ _PATH_KEYS = {
     "source.weights",
     "data.train",
     "data.evaluation",
+    "data.validation",
     "data.calibration.from",
 }
 _PYTHON_REMEDY = "give file.py:function"
@@ -347,12 +348,17 @@ def _check_sources(file: RecipeFile) -> None:
         file.file("source.weights", recipe.source.weights)
     data: Mapping[str, str] = {
         "data.evaluation": recipe.data.evaluation,
+        "data.validation": recipe.data.validation,
         "data.train": recipe.data.train,
         "data.calibration.from": recipe.data.calibration.source,
     }
     for key, text in data.items():
         if text and not (key.endswith(".from") and text == "train"):
             _check_data(file, key, text)
+    if recipe.data.validation == recipe.data.evaluation:
+        raise file.wrong(
+            "data.validation", "the same rows choose and judge", "name others, or leave it out"
+        )
     needed = "int8" in recipe.quantize.precisions and recipe.data.calibration.source == "train"
     if needed and not recipe.data.train:
         raise file.wrong(

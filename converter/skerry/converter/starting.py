@@ -195,6 +195,7 @@ model = "{model}"{weights}
 [data]                           # .npz, .parquet, tar or folder of class folders, file.py:function
 train = "train.npz"              # arrays named as the inputs, and label
 evaluation = "evaluation.npz"    # held out: every artifact is run on all of it
+# validation = "validation.npz"  # held out too: what `skerry search` and quantize.mixed choose by
 calibration = {{ from = "train", count = 512, seed = 0 }}
 metric = "top1"                  # or top5, or file.py:function(outputs, labels)
 

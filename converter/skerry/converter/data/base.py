@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skerry.devices.errors import InputError
+
 __all__ = ["Dataset"]
 
 
@@ -42,6 +44,19 @@ class Dataset:
             return self
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
         return self.rows(np.sort(chosen))
+
+    def parted(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
+        """The share of the rows that `seed` chooses, and all others; both in their order.
+
+        Raises:
+            InputError: there are not two rows.
+        """
+        count = len(self)
+        if count < 2:
+            raise InputError("too few rows to part", where=self.name, remedy="give more")
+        order = np.random.default_rng(seed).permutation(count)
+        first = min(max(1, round(share * count)), count - 1)
+        return self.rows(np.sort(order[:first])), self.rows(np.sort(order[first:]))
 
     def batches(self, rows: int) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The inputs, `rows` at a time; the last batch may be shorter."""

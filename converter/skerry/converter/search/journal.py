@@ -15,7 +15,7 @@ import msgspec
 from skerry.converter.search.budget import Merit
 from skerry.devices.errors import InputError, UnavailableError
 
-__all__ = ["Entry", "Header", "Journal", "StepOutcome"]
+__all__ = ["Entry", "Header", "Journal", "StepOutcome", "Unseen"]
 
 _LARGEST_BYTES = 256 << 20
 
@@ -35,7 +35,7 @@ class Header(msgspec.Struct, frozen=True, tag="search"):
     budgets: tuple[str, ...]
     seed: int
     latency: str
-    version: int = 1
+    version: int = 2
 
 
 class StepOutcome(msgspec.Struct, frozen=True):
@@ -47,6 +47,19 @@ class StepOutcome(msgspec.Struct, frozen=True):
     parameters: int
 
 
+class Unseen(msgspec.Struct, frozen=True):
+    """What a candidate reaches on rows that played no part in choosing it.
+
+    Attributes:
+        rows: how many there are.
+        metric: points; drop: points below the source on the same rows.
+    """
+
+    rows: int
+    metric: float
+    drop: float
+
+
 class Entry(msgspec.Struct, frozen=True, tag="trial"):
     """One candidate at one rung.
 
@@ -54,11 +67,13 @@ class Entry(msgspec.Struct, frozen=True, tag="trial"):
         trial: its number.
         rung: how far it went; the last is the whole recipe.
         values: of the space's keys.
-        merit: what it came to, or None where it failed.
+        merit: what it came to, or None where it failed; its points are those of the rows that
+            candidates are chosen by.
         problem: why it failed.
         quantized_metric: points of the model before the artifact was emitted.
         steps: what each step did.
         seconds: it took.
+        unseen: its points on the other rows, at the last rung.
         sha256: of the artifact, at the last rung.
         measured_ms, measured_ratio: latency by the clock, at the last rung.
     """
@@ -71,6 +86,7 @@ class Entry(msgspec.Struct, frozen=True, tag="trial"):
     quantized_metric: float = 0.0
     steps: tuple[StepOutcome, ...] = ()
     seconds: float = 0.0
+    unseen: Unseen | None = None
     sha256: str = ""
     measured_ms: float = 0.0
     measured_ratio: float = 0.0

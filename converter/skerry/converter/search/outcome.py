@@ -9,7 +9,7 @@ import msgspec
 
 from skerry.converter.search.budget import Budget, Merit, violation
 from skerry.converter.search.front import front, verdict
-from skerry.converter.search.journal import Entry, StepOutcome
+from skerry.converter.search.journal import Entry, StepOutcome, Unseen
 
 __all__ = ["Candidate", "SearchResult", "summary"]
 
@@ -24,6 +24,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         front: whether no other that was tried in full is better in bytes, latency or points and as
             good in the others.
         within: whether it is within every budget.
+        unseen: its points on rows that played no part in choosing, where it was tried in full.
+        unseen_within: whether it is within every budget by those points, too.
         recipe: path of the recipe that makes it again, relative to the output folder; empty where
             it was not tried in full.
         problem: why it failed.
@@ -35,6 +37,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     front: bool
     within: bool
     merit: Merit | None
+    unseen: Unseen | None
+    unseen_within: bool
     recipe: str
     measured_ms: float
     measured_ratio: float
@@ -119,6 +123,8 @@ def summary(
                 front=trial in on_front,
                 within=entry.merit is not None and violation(budgets, entry.merit) == 0,
                 merit=entry.merit,
+                unseen=entry.unseen,
+                unseen_within=_unseen_within(entry, budgets),
                 recipe=f"candidates/{trial:04d}/recipe.toml" if trial in merits else "",
                 measured_ms=entry.measured_ms,
                 measured_ratio=entry.measured_ratio,
@@ -131,3 +137,10 @@ def summary(
             for trial, entry in sorted(furthest.items())
         ),
     )
+
+
+def _unseen_within(entry: Entry, budgets: Sequence[Budget]) -> bool:
+    if entry.merit is None or entry.unseen is None:
+        return False
+    points = {"metric": entry.unseen.metric, "drop": entry.unseen.drop}
+    return violation(budgets, msgspec.structs.replace(entry.merit, **points)) == 0

@@ -28,11 +28,11 @@ from skerry.converter.proof import Outputs, ProofLimits, open_runner, pace
 from skerry.converter.proving import Made
 from skerry.converter.quantize.capture import capture
 from skerry.converter.quantize.fold import fold_linear
-from skerry.converter.recipe import Input, Recipe
+from skerry.converter.recipe import Input, Recipe, Search
 from skerry.converter.recipe_file import RecipeFile, check_document
 from skerry.converter.result import Latency
 from skerry.converter.search.budget import Merit
-from skerry.converter.search.journal import Entry, StepOutcome
+from skerry.converter.search.journal import Entry, StepOutcome, Unseen
 from skerry.converter.search.latency import Work, latency_table, work_of
 from skerry.converter.search.rebase import rebased
 from skerry.converter.search.toml_text import toml_text
@@ -42,7 +42,7 @@ from skerry.converter.training import Trainer
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.output import Output
 
-__all__ = ["Task", "judged", "run_task"]
+__all__ = ["Task", "choosing_and_judging", "judged", "run_task"]
 
 _LEAST_ROWS = 64  # of a smaller data set at a low rung
 _DATASETS = 4  # kept in memory by a worker
@@ -109,7 +109,10 @@ def _run(task: Task) -> Entry:
     file = check_document(Path(task.recipe), task.document)
     torch.set_num_threads(file.recipe.build.threads)
     torch.manual_seed(file.recipe.build.seed)
-    loaded = _reduced(load(file, _remembered), task.share)
+    whole = load(file, _remembered)
+    chosen_by, judged_by = choosing_and_judging(whole)
+    chosen = replace(whole, evaluation=chosen_by, validation=chosen_by)
+    loaded = _reduced(chosen, task.share)
     keys, kept = Keys.of(loaded), Cache(Path(task.cache))
     silent = Output(err=io.StringIO())
     models = quantize(loaded, Trainer(loaded, keys, kept, silent), keys, kept, silent)
@@ -122,10 +125,11 @@ def _run(task: Task) -> Entry:
     )
     candidate = _Candidate(loaded, models, keys, kept, form, precision)
     if task.share < 1:
-        merit, digest = candidate.estimate(points), ""
+        merit, digest, unseen = candidate.estimate(points), "", None
         measured = (0.0, 0.0)
     else:
         merit, measured, made = candidate.measure(task.measured)
+        unseen = candidate.unseen(made, judged_by)
         digest = str(made.blob.digest)
         _keep(task, file, models, made)
     return Entry(
@@ -135,6 +139,7 @@ def _run(task: Task) -> Entry:
         merit,
         quantized_metric=round(points, 4),
         steps=tuple(_outcome(step) for step in models.steps),
+        unseen=unseen,
         sha256=digest,
         measured_ms=measured[0],
         measured_ratio=measured[1],
@@ -143,6 +148,19 @@ def _run(task: Task) -> Entry:
 
 def _outcome(step: StepRecord) -> StepOutcome:
     return StepOutcome(step.kind, step.seconds, step.metric, step.parameters)
+
+
+def choosing_and_judging(loaded: Loaded) -> tuple[Dataset, Dataset]:
+    """The rows that candidates are chosen by, and those that the front is judged by.
+
+    No row is in both, as long as the validation rows of the recipe, where it names some, are none
+    of the evaluation rows.
+    """
+    recipe = loaded.file.recipe
+    if recipe.data.validation:
+        return loaded.validation, loaded.evaluation
+    how = recipe.search or Search({})
+    return loaded.evaluation.parted(how.validation, how.seed)
 
 
 class _Candidate:
@@ -170,7 +188,7 @@ class _Candidate:
         return self._merit(own.weight_bytes, ratio, took, took / base, points)
 
     def measure(self, by_clock: bool) -> tuple[Merit, tuple[float, float], Made]:
-        """By emitting the artifact and running it on the whole evaluation set.
+        """By emitting the artifact and running it on all rows that candidates are chosen by.
 
         Returns:
             The merit; the latency in ms that was measured and its ratio; and the artifact.
@@ -186,6 +204,22 @@ class _Candidate:
         table = latency_table(self._loaded.file.recipe.target.profile, self._form)
         took, at_first = (table.milliseconds(work) for work in self._work())
         return self._merit(bytes_, ratio, took, took / at_first, points), clock, made
+
+    def unseen(self, made: Made, rows: Dataset) -> Unseen:
+        """Points of the artifact on rows that play no part in choosing."""
+        source = self._emit(SOURCE_PRECISION, "source")
+        found, base = (
+            self._loaded.metric(self._run(one, rows), rows.labels) for one in (made, source)
+        )
+        return Unseen(len(rows), round(found, 4), round(base - found, 4))
+
+    def _run(self, made: Made, rows: Dataset) -> Outputs:
+        signature = self._loaded.signature
+        runner = open_runner(made.emitted, signature.input_names, signature.output_names)
+        try:
+            return runner.over(rows, ProofLimits(), lambda _: None)
+        finally:
+            runner.engine.close()
 
     def _merit(
         self, bytes_: int, bytes_ratio: float, ms: float, ms_ratio: float, points: float
@@ -250,7 +284,8 @@ def _reduced(loaded: Loaded, share: float) -> Loaded:
         loaded,
         file=RecipeFile(loaded.file.path, msgspec.structs.replace(recipe, step=steps)),
         train=None if loaded.train is None else fewer(loaded.train),
-        evaluation=fewer(loaded.evaluation),
+        evaluation=(evaluation := fewer(loaded.evaluation)),
+        validation=evaluation,
     )
 
 
@@ -260,7 +295,7 @@ def _keep(task: Task, file: RecipeFile, models: Models, made: Made) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        text = toml_text(rebased(task.document, file.folder, folder))
+        text = toml_text(rebased(_settled(task.document, models), file.folder, folder))
         head = f"# Candidate {task.trial} of a search. Paths are relative to this file.\n\n"
         (part / "recipe.toml").write_text(head + text, encoding="utf-8")
         (part / "weights.safetensors").write_bytes(save_model(models.trained))
@@ -270,6 +305,16 @@ def _keep(task: Task, file: RecipeFile, models: Models, made: Made) -> None:
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _settled(document: dict[str, Any], models: Models) -> dict[str, Any]:
+    """The recipe with the levels of its layers as they were chosen here, from fewer rows than a
+    conversion would look at."""
+    if not models.chosen:
+        return document
+    quantize = {key: value for key, value in document["quantize"].items() if key != "mixed"}
+    raised = {one.layer: one.level for one in models.chosen if one.level != INT8}
+    return {**document, "quantize": {**quantize, "layers": quantize.get("layers", {}) | raised}}
 
 
 def _remembered(
