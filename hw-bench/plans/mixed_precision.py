@@ -3,7 +3,8 @@
 The student of examples/digits, trained, with two channels of its residual stream made 300 times as
 large and undone behind it: the same answers in floating point, but one scale for a tensor cannot
 hold both kinds of channels, and equalization does not reach through an addition. Converted by the
-real command to three formats: int8; int8 with every refinement; and mixed.
+real command to three formats: int8; int8 with every refinement; and mixed. With --work a folder is
+kept, and a plan that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -137,15 +138,21 @@ def convert(path: Path, out: Path, words: tuple[str, ...]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "hw-bench/results/mixed_precision.json")
+    parser.add_argument("--work", type=Path, help="a folder to keep; by default a temporary one")
     args = parser.parse_args()
     before = read_now()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        stretched_student(work)
+        work = args.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / "student.safetensors").exists():
+            stretched_student(work)
         path = recipe(work)
         for number, (name, words) in enumerate(WAYS.items()):
-            found[name] = convert(path, work / str(number), words)
+            done = work / f"{number}.json"
+            if not done.exists():
+                done.write_text(json.dumps(convert(path, work / str(number), words)))
+            found[name] = json.loads(done.read_text())
             drops = [one["metric_drop"] for one in found[name]["artifacts"].values()]
             print(f"{name}: exit code {found[name]['exit_code']}, drops {drops}", flush=True)
     checks = {
