@@ -63,7 +63,7 @@ metric = "{metric}"
 precisions = ["int8"]
 calibrator = "mse"
 per_channel = {per_channel}
-refinements = ["adaround", "bias_correction"]
+refinements = {refinements}
 {more}
 """
 # ResNet8 answers too differently in int8 alone: the fewest layers that hurt keep floating point.
@@ -78,6 +78,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "shape": [32, 32, 3],
         "dtype": "uint8",
         "peer": "pretrainedResnet_quant.tflite",
+        "refinements": '["bias_correction"]',
         "more": MIXED,
     },
     "vww": {"model": "vww_96.h5", "shape": [96, 96, 3], "peer": "vww_96_int8.tflite"},
@@ -203,7 +204,13 @@ def recipe(name: str, work: Path) -> Path:
     pictures = {split: str(DATA / f"cifar10-jpeg/{split}.tar") for split in ("train", "test")}
     real = name == "resnet8"
     text = RECIPE.format(
-        **{"dtype": "float32", "per_channel": "true", "more": "", **MODELS[name]},
+        **{
+            "dtype": "float32",
+            "per_channel": "true",
+            "refinements": '["adaround", "bias_correction"]',
+            "more": "",
+            **MODELS[name],
+        },
         name=name,
         models=DATA / "models/mlperf-tiny",
         train=pictures["train"] if real else f"{here}:{name}_train",

@@ -278,4 +278,14 @@ def wrong():
     code, found = _convert(stretched, stretched / "out", "--set", "quantize.mixed={ rows = 64 }")
     assert {row["level"] for row in found["mixed"]} == {"int8"}
     assert code == ExitCode.GATE_FAILED
+
+
+def test_a_gate_that_nothing_meets_is_failed_with_one_layer_left_in_int8(
+    stretched: Path, capsys
+) -> None:
+    words = ("--set", "quantize.mixed={ most = 1.0, rows = 64 }", "--set", "gate.agreement=1.0")
+    settings = ("--set", "gate.snr_db=200.0", "--set", 'target.formats=["onnx"]')
+    code, found = _convert(stretched, stretched / "never", *words, *settings)
+    assert code == ExitCode.GATE_FAILED
+    assert [row["level"] for row in found["mixed"]].count("int8") == 1
     capsys.readouterr()

@@ -149,9 +149,10 @@ class _Search:
         free = [one for one in worst_first(findings, trial.doubt) if one.layer not in self._by_hand]
         allowed = mixed.levels or supported_levels(loaded.file.recipe.target.formats)
         ladder = [level for level in supported_levels(()) if level in allowed]
+        most = min(math.floor(mixed.most * len(findings)), len(free) - 1)  # one stays in int8
         return tuple(findings), {
             one.layer: climb(one, findings, ladder, partial(noise_at, one.layer))
-            for one in free[: math.floor(mixed.most * len(findings))]
+            for one in free[: max(0, most)]
         }
 
     def raised(self, candidates: _Steps, progress: Progress) -> dict[str, Step]:

@@ -188,7 +188,7 @@ class Mixed(Struct, frozen=True, forbid_unknown_fields=True):
         levels: what they may be raised to: `int16` activations (weights stay int8), or left in
             floating point with weights in `fp16` or `fp32`; by default all that every target
             format has.
-        most: the largest share of the layers that may be raised, 0 to 1.
+        most: the largest share of the layers that may be raised, 0 to 1; one stays in any case.
         rows: calibration rows on which each layer is tried alone.
     """
 

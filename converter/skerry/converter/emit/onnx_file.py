@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -35,6 +36,7 @@ __all__ = ["emit_onnx", "lower"]
 
 _RECURRENT = {"GRU", "LSTM", "RNN"}
 _LARGEST_FOLDED = 1 << 28  # elements
+_PARSER_FAULT = "AST constructor recursion depth mismatch"
 _OPSET = 21  # DequantizeLinear by blocks, and 4-bit integers
 
 
@@ -104,18 +106,28 @@ def lower(model: ir.Model, precision: str, target: Target) -> None:
 def _export(module: nn.Module, rows: tuple[Tensor, ...], signature: Signature) -> ir.Model:
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+    def export() -> Any:
+        return torch.onnx.export(
+            module,
+            rows,
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=list(signature.input_names),
+            output_names=list(signature.output_names),
+            dynamic_shapes=tuple({0: batch} for _ in rows),
+            verbose=False,
+        )
+
     try:
         with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                rows,
-                dynamo=True,
-                opset_version=_OPSET,
-                input_names=list(signature.input_names),
-                output_names=list(signature.output_names),
-                dynamic_shapes=tuple({0: batch} for _ in rows),
-                verbose=False,
-            )
+            try:
+                program = export()
+            except Exception as error:
+                # CPython's parser can fail by itself when garbage is collected in the middle of it.
+                if _PARSER_FAULT not in str(error):
+                    raise
+                program = export()
     except Exception as error:
         raise UnsupportedError(
             f"the ONNX exporter cannot lower the model: {str(error).splitlines()[0]}",
