@@ -1,8 +1,8 @@
 """A search on scikit-learn's digits: what it finds in 25 trials, killed and resumed, and refused.
 
 Around the hand-written recipe of examples/digits. Three runs of the real command: one unbroken; one
-of six trials, in two waves, its process killed by SIGKILL in the middle of the first and begun
-again, held against the first six trials of the unbroken one; and one with budgets that nobody
+of ten trials, in two waves, its process killed by SIGKILL in the middle of the first and begun
+again, held against the first ten trials of the unbroken one; and one with budgets that nobody
 meets. Points are those of the rows that candidates are chosen by; those on the rows that played no
 part in it stand beside, as do medians by the clock of the hand-written and the found file, called
 in turn. With --work a folder is kept, and a plan that was stopped goes on; --seconds stops it by
@@ -34,7 +34,8 @@ from skerry.runtime.engine.select import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples/digits/search.toml"
-TRIALS, KILLED_TRIALS, KILL_AFTER_LINES = 25, 6, 3
+# Whole waves: a wave that is cut short lets others of its trials go on.
+TRIALS, KILLED_TRIALS, KILL_AFTER_LINES = 25, 10, 3
 _POLL_SECONDS = 0.05
 _CALLS, _ROUNDS = 100, 30
 _UNFINISHED = 5
