@@ -1,7 +1,7 @@
 """ResNet56 on CIFAR-10 JPEGs, 6, 10 and 20 times smaller: train, convert, measure.
 
   python hw-bench/plans/cifar_shrink.py train      the teacher, then its students, two side by side,
-                                                   by `skerry train`; two hours on two cores
+                                                   by `skerry train`; hours on two cores
   python hw-bench/plans/cifar_shrink.py measure    what `train` left, through `skerry convert`
 
 Both go on where they were stopped. Without a word it measures what is there, and says so where
