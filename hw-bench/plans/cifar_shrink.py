@@ -81,14 +81,10 @@ def measure(work: Path, seeds: list[int]) -> dict[str, Any]:
 
 
 def taken_up(trained: Path) -> str:
-    """The steps of a recipe that begin and end with what was trained."""
+    """The step of a recipe that begins and ends with what was trained."""
     start = trained / "model" / "weights.safetensors"
     student = RECIPES / "model.py"
-    steps = [f'{{kind="distill", student="{student}:resnet56", start="{start}", epochs=0}}']
-    quantized = trained / "model" / "quantized.safetensors"
-    if quantized.is_file():
-        steps.append(f'{{kind="qat", start="{quantized}", epochs=0}}')
-    return f"[{', '.join(steps)}]"
+    return f'[{{kind="distill", student="{student}:resnet56", start="{start}", epochs=0}}]'
 
 
 def main() -> int:

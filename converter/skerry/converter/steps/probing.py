@@ -38,9 +38,12 @@ def heads_of(model: nn.Module, example: Sequence[Tensor]) -> list[Head]:
         example: inputs as it takes them.
     """
     with torch.enable_grad():
-        with _Watch(model) as watch:
-            model(*example)
-        watch.close()
+        watch = _Watch(model)
+        try:
+            with watch:
+                model(*example)
+        finally:
+            watch.close()
         found = [head for one in watch.attentions for head in watch.heads(one)]
     return _joined([head for head in found if len({outputs for _, outputs in head}) == 2])
 
