@@ -124,7 +124,7 @@ def _export(module: nn.Module, rows: tuple[Tensor, ...], signature: Signature) -
             try:
                 program = export()
             except Exception as error:
-                # Of CPython's own parser; seen once, on a loaded machine. The same export then works.
+                # Of CPython's own parser, seen once under load. The same export then works.
                 if _PARSER_FAULT not in str(error):
                     raise
                 program = export()
