@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from skerry.converter.emit.mil_constants import share_constants
 from skerry.devices.files import write_atomically
 
 __all__ = ["write_package"]
@@ -26,6 +27,8 @@ def write_package(model: Any, package: Path) -> None:
     """
     spec = model.get_spec()
     spec.description.metadata.ClearField("userDefined")
+    for function in spec.mlProgram.functions.values():
+        share_constants(function)
     weights = Path(model.weights_dir) / "weight.bin" if model.weights_dir else None
     items = [_item("model.mlmodel", "com.apple.CoreML/model.mlmodel", "CoreML Model Specification")]
     (package / _WEIGHTS).parent.mkdir(parents=True)
