@@ -31,6 +31,8 @@ from skerry.updater.delta.wire import VERSION
 CORPUS = Path(__file__).parent / "delta_corpus"
 _MEMORY_BYTES = 2 << 30
 _ROUND = 25_000
+# Version 1's empty patch, a whole one by docs/delta-format.md: enough damage makes it of any other.
+_EMPTY_1 = b"\xe4\x11"
 _LARGE = [b"\xff" * n + b"\x7f" for n in range(1, 10)]
 
 
@@ -82,7 +84,7 @@ def fuzz(
         Exception: whatever is not a `SkerryError`, with the patch that caused it.
     """
     draw, corpus, ends = random.Random(seed), load(folder), Counter[str]()
-    patches = {patch for _, patch, _ in corpus}
+    patches = {_EMPTY_1, *(patch for _, patch, _ in corpus)}
     until = time.monotonic() + seconds
     for number in range(runs):
         if time.monotonic() > until:
