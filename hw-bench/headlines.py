@@ -6,6 +6,7 @@ python hw-bench/headlines.py     write it into README.md; `make bench` does it a
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def quantized(found: Any) -> str:
 
 def shrunk(found: Any) -> str:
     parts = []
-    for student in found["students"].values():
+    for name, student in found["students"].items():
         baselines = {one["format"]: one for one in student["source"]["baselines"]}
         smaller = [baselines["onnx"]["bytes"] / one["bytes"] for one in student["artifacts"]]
         drops = [one["metric_drop"] for one in student["artifacts"]]
@@ -45,11 +46,17 @@ def shrunk(found: Any) -> str:
             if one["latency_ms"] is not None
         ]
         parts.append(
-            f"at least {min(smaller):.1f} times smaller and {min(faster):.1f} times faster, at most"
+            f"{name.partition('-')[0]}: at least {_at_least(smaller)} times smaller and"
+            f" {_at_least(faster)} times faster, at most"
             f" {max(drops):+.2f} points lost"
         )
     teacher = next(iter(found["students"].values()))["source"]["metric"]
     return f"teacher {teacher:.2f} points; " + "; ".join(parts)
+
+
+def _at_least(values: list[float]) -> float:
+    """The smallest, rounded down, so that none of them is below it."""
+    return math.floor(min(values) * 10) / 10
 
 
 def served(found: Any) -> str:
