@@ -5,8 +5,8 @@
 Synthetic weights, seeded: normally distributed, moved by a tenth of their spread; the cost does not
 depend on what they mean. Each step runs in a process of its own, whose peak memory is read at its
 end (VmHWM, which begins anew with the program; ru_maxrss keeps that of the process that started
-it). bsdiff4 makes its patch of the first model in a process of its own as well. A patch is made and
-applied by two threads, so that `mb_per_s` is with two cores and `mb_per_cpu_s` what one core does.
+it). bsdiff4 makes its patch of the first model in a process of its own as well. One thread computes
+while another hashes and writes, so that `mb_per_s` is with two cores and `mb_per_cpu_s` with one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two segments at once: the same bytes as one after the other, errors in their turn, bounded."""
+"""One segment ahead: the same bytes as one after the other, errors in their turn, bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skerry.devices.cpus import Cpu, Cpus
-from skerry.devices.errors import CancelledError
+from skerry.devices.errors import CancelledError, DigestMismatch
 from skerry.updater.delta import apply, create, creating, turns
 
 
@@ -81,6 +81,23 @@ def test_a_cancelled_patch_leaves_no_thread_and_no_file(
 
 
 @pytest.mark.usefixtures("_cores")
+def test_nothing_is_told_of_what_was_made_from_another_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creating, "_SEGMENT_BYTES", 1 << 16)
+    old, new = _pair(tmp_path)
+    create(old, new, tmp_path / "patch")
+    other = bytearray(old.read_bytes())
+    other[-1] ^= 1
+    old.write_bytes(other)
+    reached: list[object] = []
+    with pytest.raises(DigestMismatch, match="not the base"):
+        apply(old, tmp_path / "patch", tmp_path / "made", reached=reached.append)
+    assert not reached
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "patch"]
+
+
+@pytest.mark.usefixtures("_cores")
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_results_come_in_order_and_jobs_only_as_there_is_room(count: int) -> None:
     asked: list[int] = []
@@ -106,3 +123,20 @@ def test_an_error_comes_in_its_turn() -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(KeyError, match="third"):
         next(results)
+
+
+@pytest.mark.usefixtures("_cores")
+def test_what_is_done_meanwhile_comes_before_every_result_and_its_error_before_all() -> None:
+    done: list[str] = []
+
+    def fails() -> int:
+        raise KeyError("a job")
+
+    def refuses() -> None:
+        raise ValueError("meanwhile")
+
+    results = turns.in_turn([lambda: 0, lambda: 1], partial(done.append, "meanwhile"))
+    assert next(results) == 0
+    assert done == ["meanwhile"]
+    with pytest.raises(ValueError, match="meanwhile"):
+        next(turns.in_turn([fails, fails], refuses))

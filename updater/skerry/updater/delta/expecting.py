@@ -254,8 +254,7 @@ def _shrunk(total: _Floats, count: _Floats, mean: float, weight: float | None = 
 @cache
 def _costs() -> NDArray[np.float32]:
     """Bits of each token at each level, as first expected."""
-    levels = range(LOWEST_LEVEL, LOWEST_LEVEL + LEVELS)
-    parts = np.stack([expected(level) for level in levels]) + 1e-3
+    parts = expected() + 1e-3
     bits: NDArray[np.float32] = (16 - np.log2(parts) + RAW_BITS).astype(np.float32)
     return bits
 

@@ -20,8 +20,8 @@ __all__ = ["pack_copy", "pack_program", "pack_whole", "quick_size"]
 _MOST_LANES_LOG = 12
 _QUICK_LEVEL = 1
 _LANE_BYTES = 1 << 17
-_LARGE_BITS = 4e6
-_LANE_SHARE = 1 / 160
+_LANE_SHARES = ((4e6, 1 / 160), (8e6, 2 / 160))
+_LARGE_SHARE = 3 / 160
 
 
 def pack_copy(offset: int) -> bytes:
@@ -92,7 +92,7 @@ def _tensor_stream(tensors: Sequence[tuple[Geometry, int, memoryview]], base: me
     coder, given = Encoder(), [(e, c.new) for e, c in zip(expected, changes, strict=True)]
     for _ in code_tensors(coder, [geometry for geometry, _, _ in tensors], old, given):
         pass
-    share = _LANE_SHARE if coder.cost < _LARGE_BITS else 2 * _LANE_SHARE
+    share = next((share for bits, share in _LANE_SHARES if coder.cost < bits), _LARGE_SHARE)
     wanted = max(1.0, coder.cost / 8 * share / 4)
     least = sum(geometry.length for geometry, _, _ in tensors) / _LANE_BYTES
     log = min(_MOST_LANES_LOG, max(int(np.log2(wanted)), int(np.ceil(np.log2(max(1.0, least))))))

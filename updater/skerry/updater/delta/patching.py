@@ -26,7 +26,6 @@ from skerry.updater.delta.wire import (
     Readable,
     Reader,
     base_digest,
-    hash_file,
     read_header,
 )
 
@@ -159,7 +158,7 @@ class Decoding:
             BundleError: the patch is malformed or asks for more than `limits`.
         """
         header = read_header(self._file, self._limits)
-        self._check_base(header)
+        self._check_size(header)
         match header.form:
             case Form.CHAIN:
                 raise BundleError("a chain within a chain")
@@ -174,17 +173,19 @@ class Decoding:
         else:
             self._file.end()
 
+    def _check_size(self, header: Header) -> None:
+        if header.old_size is not None and self._base.seek(0, os.SEEK_END) != header.old_size:
+            raise _other_base()
+
     def _check_base(self, header: Header) -> None:
-        if header.old_size is None:
+        """Raise unless the base is the patch's; nothing that was made of it is told before."""
+        if header.form != Form.BASED or header.old_size is None:
             return
-        size = self._base.seek(0, os.SEEK_END)
-        self._base.seek(0)
-        differs = header.form == Form.BASED and base_digest(hash_file(self._base)) != header.base
-        if size != header.old_size or differs:
-            raise DigestMismatch(
-                "this is not the base that the patch was made from",
-                remedy="fetch the whole file instead",
-            )
+        state = hashlib.sha256()
+        for part in _ranges(0, header.old_size):
+            state.update(self._read(*part))
+        if base_digest(state.digest()) != header.base:
+            raise _other_base()
 
     def _same(self, header: Header) -> Iterator[tuple[bytes, None]]:
         for part in _ranges(0, header.new_size):
@@ -193,7 +194,7 @@ class Decoding:
     def _segments(self, header: Header) -> Iterator[tuple[bytes, Checkpoint | None]]:
         old_size = header.old_size or 0
         jobs = (partial(self._decoded, s, old_size) for s in self._packed_segments(header))
-        for segment, made in in_turn(jobs):
+        for segment, made in in_turn(jobs, partial(self._check_base, header)):
             if made is not None:
                 yield self._told(made), None
             else:
@@ -275,6 +276,12 @@ def decode(
         else:
             base = io.BytesIO(b"".join(chunk for chunk, _ in decoding))
     links.end(decoding.digest, decoding.made)
+
+
+def _other_base() -> DigestMismatch:
+    return DigestMismatch(
+        "this is not the base that the patch was made from", remedy="fetch the whole file instead"
+    )
 
 
 def _copied(segment: _Segment, old_size: int) -> int:

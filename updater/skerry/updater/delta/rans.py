@@ -80,7 +80,7 @@ class Decoder:
         escaped = np.flatnonzero(out == ESCAPE)
         if len(escaped):
             out[escaped] = self.raw(np.full(len(escaped), 8, np.int32))
-        self._tables.observe(contexts, out)
+        self._tables.observe(tables, out)
         return out
 
     def raw(self, widths: _Bits, _: _Bits | None = None) -> _Bits:

@@ -35,7 +35,7 @@ LEVELS = 64
 BINS = 8
 SIDE_CONTEXTS = 8
 CONTEXTS = (LEVELS + SIDE_CONTEXTS) * BINS
-_UNIT = 16
+_UNIT, _FIXED = 16, 32
 _PRIOR_OF_LEVEL = 64
 _PRIOR_OF_CONTEXT = 80
 _SIDE_LEVEL = 3
@@ -44,31 +44,32 @@ _ONE, _BYTE, _START_AT = np.uint32(1), np.uint32(8), np.uint32(20)
 
 
 @cache
-def expected(level: int) -> NDArray[np.int64]:
-    """The two-sided geometric distribution whose scale is s = 2^(level / 2), as 2^16 parts.
+def expected() -> NDArray[np.int64]:
+    """The two-sided geometric distribution of each level, as 2^16 parts: [levels, tokens].
 
-    With q = s / (1 + s) the magnitude m has the weight (1 − q) qᵐ, once for each sign.
+    Level l has the scale s = 2^(l / 2). With q = s / (1 + s) the magnitude m has the weight
+    (1 - q) q^m, once for each sign.
     """
-    one = 1 << 32
-    scale = isqrt(1 << (2 * 32 + level))
-    q = (scale << 32) // (scale + one)
+    one = 1 << _FIXED
+    scales = [isqrt(1 << 2 * _FIXED + LOWEST_LEVEL + level) for level in range(LEVELS)]
+    q = np.array([(scale << _FIXED) // (scale + one) for scale in scales], np.uint64)
+    low, high = np.array([bounds(token)[:2] for token in range(ESCAPE)], np.uint64).T
+    weights = np.zeros((LEVELS, TOKENS), np.int64)
+    weights[:, :ESCAPE] = (_powers(q, low) - _powers(q, high)).view(np.int64)
+    weights[:, ESCAPE] = weights.sum(1) >> 13
+    parts: NDArray[np.int64] = (weights << _UNIT) // weights.sum(1, keepdims=True)
+    return parts
 
-    def power(exponent: int) -> int:
-        result, factor = one, q
-        while exponent:
-            if exponent & 1:
-                result = result * factor >> 32
-            factor = factor * factor >> 32
-            exponent >>= 1
-        return result
 
-    weights = [0] * TOKENS
-    for token in range(TOKENS - 1):
-        low, high, _ = bounds(token)
-        weights[token] = power(low) - power(high)
-    weights[ESCAPE] = sum(weights) >> 13
-    total = sum(weights)
-    return np.array([(weight << _UNIT) // total for weight in weights], np.int64)
+def _powers(q: NDArray[np.uint64], exponents: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each q, as 2^32 parts, to the power of each exponent: [q, exponents]."""
+    result = np.full((len(q), len(exponents)), 1 << _FIXED, np.uint64)
+    factor, shift = q[:, None].copy(), np.uint64(_FIXED)
+    for bit in range(int(exponents.max()).bit_length()):
+        odd = (exponents >> np.uint64(bit) & np.uint64(1)).nonzero()[0]
+        result[:, odd] = result[:, odd] * factor >> shift
+        factor = factor * factor >> shift
+    return result
 
 
 class Tables:
@@ -82,7 +83,7 @@ class Tables:
         self._counts = np.zeros((CONTEXTS, TOKENS), np.int64)
         self._seen = np.zeros(CONTEXTS, np.int64)
         self._due = np.zeros(CONTEXTS, np.int64)
-        self._block = (0, np.zeros((0, TOKENS), np.int64))
+        self._span, self._block = (0, 0), (0, np.zeros((0, TOKENS), np.int64))
 
     def prepare(
         self, contexts: NDArray[np.int64], tokens: NDArray[np.uint8] | None = None
@@ -98,6 +99,7 @@ class Tables:
         """
         if tokens is None:
             used = np.flatnonzero(np.bincount(contexts))
+            self._span = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
         else:
             first, counts = self._block = _counted(contexts, tokens)
             used = np.flatnonzero(counts.any(1)) + first
@@ -107,9 +109,18 @@ class Tables:
             self._due[due] = self._seen[due] * 9 // 8 + 4
         return due
 
-    def observe(self, contexts: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
-        """Learn that these tokens were coded in these contexts."""
-        self._block = _counted(contexts, tokens)
+    def observe(self, ranges: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
+        """Learn that these tokens were coded in the contexts for which was prepared last.
+
+        Args:
+            ranges: TOKENS times each context; overwritten.
+            tokens: of the block.
+        """
+        first, end = self._span
+        ranges -= first * TOKENS
+        ranges += tokens
+        counts = np.bincount(ranges, minlength=(end - first) * TOKENS).reshape(-1, TOKENS)
+        self._block = first, counts
         self.learn()
 
     def learn(self) -> None:
@@ -127,12 +138,7 @@ class Tables:
     def _make(self, due: NDArray[np.int64]) -> None:
         levels, of = np.unique(due // BINS, return_inverse=True)
         grouped = self._counts.reshape(-1, BINS, TOKENS)[levels].sum(1)
-        prior = np.stack(
-            [
-                expected(level + LOWEST_LEVEL if level < LEVELS else _SIDE_LEVEL)
-                for level in levels.tolist()
-            ]
-        )
+        prior = expected().take(np.where(levels < LEVELS, levels, _SIDE_LEVEL - LOWEST_LEVEL), 0)
         known = (grouped << _UNIT) + _PRIOR_OF_LEVEL * prior
         share = (known << _UNIT) // known.sum(1, keepdims=True)
         weights = (self._counts[due] << _UNIT) + _PRIOR_OF_CONTEXT * share[of]

@@ -188,14 +188,18 @@ def _code_tensor(
 
 def _nearness(index: _Integers, found: _Integers) -> NDArray[np.int8]:
     """`_near`, by a table for small values."""
+    start = index * (2 * _EXACT + 1)
+    start += _EXACT
+    if int(found.min()) >= -_EXACT and int(found.max()) <= _EXACT:
+        start += found
+        return _SMALL_NEAR.take(start.astype(np.intp))
     key = np.clip(found, -_EXACT, _EXACT)
-    large = np.abs(key) == _EXACT
+    large = key != found
     count = int(np.count_nonzero(large))
     if 2 * count > found.size:
         return _near(index, found.astype(np.int64))
-    key += index * (2 * _EXACT + 1)
-    key += _EXACT
-    near = _SMALL_NEAR.take(key.astype(np.intp))
+    start += key
+    near = _SMALL_NEAR.take(start.astype(np.intp))
     if count:
         at = large.nonzero()
         near[at] = _near(index[at], found[at].astype(np.int64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from skerry.devices.errors import BundleError, DigestMismatch
 from skerry.updater.delta.limits import Limits
@@ -28,7 +28,6 @@ __all__ = [
     "Readable",
     "Reader",
     "base_digest",
-    "hash_file",
     "read_header",
     "seal",
     "signed",
@@ -296,11 +295,3 @@ def _size(file: PatchFile, limits: Limits) -> int:
     if not size:
         raise BundleError("a patch that makes nothing should be empty")
     return size
-
-
-def hash_file(file: BinaryIO) -> bytes:
-    """The SHA-256 of what is left of `file`."""
-    state = hashlib.sha256()
-    while chunk := file.read(_CHUNK_BYTES):
-        state.update(chunk)
-    return state.digest()
