@@ -20,11 +20,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from resnet56_int8 import load_images
+from _cifar import load_images
 
 from skerry.bench.machine import read_machine, read_now
 
-RECIPE = Path(__file__).resolve().parent / "cifar_shrink" / "ten.toml"
+RECIPE = Path(__file__).resolve().parent / "cifar" / "ten.toml"
 TRAIN, EVALUATION, RATE = 6_250, 5_000, 0.02
 COMMON = f'batch=64, optimizer="sgd", learning_rate={RATE}, augment={{crop=4, flip=true}}'
 TEACHER = 'teacher="source"'

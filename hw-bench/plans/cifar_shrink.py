@@ -23,7 +23,7 @@ import msgspec
 from skerry.bench.machine import read_machine, read_now
 
 DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data")).resolve()
-RECIPES = Path(__file__).resolve().parent / "cifar_shrink"
+RECIPES = Path(__file__).resolve().parent / "cifar"
 STUDENTS = ("six", "ten", "twenty")
 PUBLIC = DATA / "models/resnet-cifar/resnet56-4bfd9763.th"
 

@@ -9,10 +9,7 @@ elsewhere can be its hard one.
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,21 +20,20 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from _cifar import MEAN, STD, load_images, public
+from cifar.model import ResNet
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from skerry.converter.archive import pack_folder
 from skerry.converter.emit import Signature, emit
 from skerry.converter.quantize import Scheme, calibrate
 from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["KINDS", "Pair", "make_pairs"]
 
-_DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data"))
 _IMAGES = 10_000
-_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -67,80 +63,23 @@ class Pair:
     new: Path
 
 
-class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.grows, self.pad = stride > 1, (outputs - inputs) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)) if self.grows else x
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)) + kept)
-
-
-class _ResNet(nn.Module):
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        blocks = (depth - 2) // 6
-        self.layer1 = self._layer(blocks, 16, 16)
-        self.layer2 = self._layer(blocks, 16, 32)
-        self.layer3 = self._layer(blocks, 32, 64)
-        self.linear = nn.Linear(64, 10)
-
-    @staticmethod
-    def _layer(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
-        first = _Block(inputs, outputs, 1 if inputs == outputs else 2)
-        return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
-
-
-def _public(depth: int) -> _ResNet:
-    model = _ResNet(depth)
-    path = next((_DATA / "models" / "resnet-cifar").glob(f"resnet{depth}-*.th"))
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-    return model
-
-
 @cache
 def _images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first images of the training set in a seeded order: pixels [N, 32, 32, 3], labels."""
-    with tarfile.open(_DATA / "cifar10-jpeg" / "train.tar") as tar:
-        members = sorted(m.name for m in tar if m.isfile() and m.name.endswith(".jpg"))
-        chosen = np.random.default_rng(0).permutation(len(members))[:_IMAGES]
-        classes = sorted({Path(name).parent.name for name in members})
-        pixels, labels = [], []
-        for name in (members[i] for i in chosen):
-            file = tar.extractfile(name)
-            assert file is not None
-            image = Image.open(io.BytesIO(file.read())).convert("RGB")
-            pixels.append(np.asarray(image))
-            labels.append(classes.index(Path(name).parent.name))
-    return np.stack(pixels), np.array(labels)
+    return load_images("train", _IMAGES)
 
 
 def _prepared(pixels: NDArray[np.uint8]) -> Tensor:
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
 
 
-def _read(depth: int, weights: Path) -> _ResNet:
-    model = _ResNet(depth)
+def _read(depth: int, weights: Path) -> ResNet:
+    model = ResNet(depth)
     model.load_state_dict(load_file(weights))
     return model.eval()
 
 
-def _tuned(depth: int, how: Tuning) -> _ResNet:
-    model, (pixels, labels) = _public(depth), _images()
+def _tuned(depth: int, how: Tuning) -> ResNet:
+    model, (pixels, labels) = public(depth), _images()
     deep = depth >= _DEEP
     if deep:
         model = model.to(memory_format=torch.channels_last)
@@ -188,12 +127,7 @@ def _emitted(model: nn.Module, pixels: NDArray[np.uint8], folder: Path) -> dict[
 def _packed(package: Path) -> Path:
     """A Core ML package as one tar, as it travels in a bundle."""
     path = package.with_suffix(".tar")
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for file in sorted(p for p in package.rglob("*") if p.is_file()):
-            info = tarfile.TarInfo(str(file.relative_to(package)))
-            info.size = file.stat().st_size
-            with file.open("rb") as source:
-                tar.addfile(info, source)
+    pack_folder(package, path)
     return path
 
 
@@ -241,7 +175,7 @@ def make_pairs(
     until = time.monotonic() + seconds
     for depth in depths:
         name = f"resnet{depth}"
-        before = _made(folder / f"{name}-base", lambda depth=depth: _public(depth).eval())
+        before = _made(folder / f"{name}-base", lambda depth=depth: public(depth).eval())
         for kind, how in KINDS.items():
             if time.monotonic() > until:
                 return

@@ -7,9 +7,7 @@ on the same model and the same calibration images. Latencies are of pairs run in
 from __future__ import annotations
 
 import argparse
-import os
 import resource
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +19,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-import torch.nn.functional as F
+from _cifar import Pictures, load_images, public
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from skerry.bench.machine import read_machine, read_now
 from skerry.bench.stats import paired_ratio
@@ -35,7 +32,6 @@ from skerry.converter.emit import Emitted, Signature, emit
 from skerry.converter.quantize import REFINEMENTS, Scheme, calibrate
 from skerry.runtime.bundle.card import TensorSpec
 
-DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data"))
 CALIBRATION, BATCH, ROUNDS, CALLS = 512, 64, 60, 10
 LIMITS = {
     "onnx bytes / fp32": 0.28,
@@ -53,75 +49,6 @@ LIMITS = {
 FLOAT_KINDS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 THREADS = 2  # of the conversion; everything that is timed against something else runs on one
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-class Shortcut(nn.Module):
-    """He et al. 2015, section 4.2, option A: every second pixel, new channels zero."""
-
-    def __init__(self, grown: int) -> None:
-        super().__init__()
-        self.before, self.behind = grown // 2, grown - grown // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.behind))
-
-
-class Block(nn.Module):
-    def __init__(self, inward: int, outward: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inward, outward, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outward)
-        self.conv2 = nn.Conv2d(outward, outward, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outward)
-        same = stride == 1 and inward == outward
-        self.shortcut = nn.Identity() if same else Shortcut(outward - inward)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-
-class ResNet(nn.Module):
-    """uint8 [n, 32, 32, 3] as callers have it → scores [n, 10]."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        for level, (inward, outward) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
-            blocks = [Block(inward, outward, 1 if level == 1 else 2)]
-            blocks += [Block(outward, outward, 1) for _ in range((depth - 2) // 6 - 1)]
-            setattr(self, f"layer{level}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(64, 10)
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("factor", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("offset", (mean / std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = image.to(torch.float32).permute(0, 3, 1, 2) * self.factor - self.offset
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
-
-
-def load_model(depth: int) -> ResNet:
-    (path,) = (DATA / "models/resnet-cifar").glob(f"resnet{depth}-*.th")
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model = ResNet(depth)
-    model.load_state_dict({name.removeprefix("module."): v for name, v in state.items()})
-    return model.eval()
-
-
-def load_images(split: str, count: int | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """uint8 [n, 32, 32, 3] and labels; a seeded choice of `count`, or all."""
-    with tarfile.open(DATA / f"cifar10-jpeg/{split}.tar") as archive:
-        names = sorted(m.name for m in archive.getmembers() if m.name.endswith(".jpg"))
-        classes = sorted({name.split("/")[0] for name in names})
-        if count is not None:
-            picks = np.random.default_rng(0).choice(len(names), count, replace=False)
-            names = [names[i] for i in picks]
-        pixels = [np.asarray(Image.open(archive.extractfile(n)).convert("RGB")) for n in names]
-    return np.stack(pixels), np.array([classes.index(n.split("/")[0]) for n in names])
 
 
 class Reader(CalibrationDataReader):
@@ -248,7 +175,7 @@ def latencies(first: Run, second: Run, image: NDArray[np.uint8]) -> dict[str, An
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
-    model = load_model(arguments.depth)
+    model = Pictures(public(arguments.depth))
     calibration, _ = load_images("train", CALIBRATION)
     images, labels = load_images("test", arguments.images)
     scheme = Scheme(calibrator=arguments.calibrator, refinements=tuple(arguments.refine))

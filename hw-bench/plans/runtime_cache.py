@@ -42,9 +42,10 @@ DEAR = "dearer than its model: the first 3 of 150,528 numbers"
 def networks(work):
     """Bundles by name, and one input of theirs."""
     try:
-        import resnet56_int8 as resnet
+        from _cifar import Pictures, public
+        from resnet56_int8 import peer
 
-        model = resnet.load_model(56)
+        model = Pictures(public(56))
     except (ImportError, ValueError):
         bundle = conv_bundle(work / "stack", 55, (3, 32, 32))
         x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
@@ -64,7 +65,7 @@ def networks(work):
         dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
         verbose=False,
     )
-    int8 = resnet.peer(path, images, work / "int8.onnx")
+    int8 = peer(path, images, work / "int8.onnx")
     bundles = {
         f"ResNet56, {precision}": bundled(work / precision, file, precision, images[:8])
         for precision, file in (("fp32", path), ("int8", int8))

@@ -43,7 +43,8 @@ def resnet20():
 
 def convert(folder):
     import torch
-    from resnet56_int8 import BATCH, CALIBRATION, load_images, load_model
+    from _cifar import Pictures, load_images, public
+    from resnet56_int8 import BATCH, CALIBRATION
 
     from skerry.converter.emit import Signature, emit
     from skerry.converter.quantize import Scheme, calibrate
@@ -55,7 +56,7 @@ def convert(folder):
     images, _ = load_images("train", CALIBRATION)
     example = (torch.from_numpy(images[:2]),)
     batches = [(torch.from_numpy(images[at : at + BATCH]),) for at in range(0, CALIBRATION, BATCH)]
-    quantized = calibrate(load_model(20), example, batches, Scheme(calibrator="mse"))
+    quantized = calibrate(Pictures(public(20)), example, batches, Scheme(calibrator="mse"))
     signature = Signature(
         (TensorSpec("image", "uint8", (-1, *IMAGE[1:])),),
         (TensorSpec("scores", "float32", (-1, 10)),),
