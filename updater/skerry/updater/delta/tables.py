@@ -36,6 +36,7 @@ BINS = 8
 SIDE_CONTEXTS = 8
 CONTEXTS = (LEVELS + SIDE_CONTEXTS) * BINS
 _UNIT, _FIXED = 16, 32
+_EXACT = 1 << 52
 _PRIOR_OF_LEVEL = 64
 _PRIOR_OF_CONTEXT = 80
 _SIDE_LEVEL = 3
@@ -140,9 +141,10 @@ class Tables:
         grouped = self._counts.reshape(-1, BINS, TOKENS)[levels].sum(1)
         prior = expected().take(np.where(levels < LEVELS, levels, _SIDE_LEVEL - LOWEST_LEVEL), 0)
         known = (grouped << _UNIT) + _PRIOR_OF_LEVEL * prior
-        share = (known << _UNIT) // known.sum(1, keepdims=True)
-        weights = (self._counts[due] << _UNIT) + _PRIOR_OF_CONTEXT * share[of]
-        frequency = _apportioned(weights, self._counts[due] > 0)
+        share = _divided(known << _UNIT, known.sum(1, keepdims=True))
+        counts = self._counts[due]
+        weights = (counts << _UNIT) + _PRIOR_OF_CONTEXT * share[of]
+        frequency = _apportioned(weights, counts > 0)
         start = np.cumsum(frequency, 1) - frequency
         self.ranges.reshape(CONTEXTS, TOKENS)[due] = start | frequency << 13
 
@@ -161,12 +163,24 @@ def _counted(
     return first, np.bincount(both, minlength=size).reshape(-1, TOKENS)
 
 
+def _divided(parts: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.int64]:
+    """parts // whole, of integers that are not negative.
+
+    Below 2^52 in floating point, which is several times as fast and comes to the same: a quotient
+    that is no integer lies further below the next one than the rounding of a binary64 can reach.
+    """
+    if int(parts.max()) < _EXACT:
+        return (parts / whole).astype(np.int64)
+    found: NDArray[np.int64] = parts // whole
+    return found
+
+
 def _apportioned(weights: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Frequencies that sum to SCALE, near the weights, at least 1 for what was seen or escapes."""
     least = seen.astype(np.int64)
     least[:, ESCAPE] = 1
     total = weights.sum(1, keepdims=True)
-    rounded: NDArray[np.int64] = np.maximum((weights * (2 * SCALE) + total) // (2 * total), least)
+    rounded = np.maximum(_divided(weights * (2 * SCALE) + total, 2 * total), least)
     spare = SCALE - rounded.sum(1)
     most = rounded.argmax(1)
     rows = np.arange(len(weights))

@@ -34,14 +34,19 @@ _NEAR = np.array(  # 8 · 2^(_NEAR_BITS − level / 2), rounded
     [(isqrt(1 << 108 - (level + LOWEST_LEVEL)) >> 30) + 1 >> 1 for level in range(LEVELS)],
     np.int64,
 )
-_MOST_NEAR = 1 << 28
+_NEAR_AS_FLOATS = _NEAR / (1 << _NEAR_BITS)
 _EXACT = 128
 
 
-def _near(index: _Integers, values: NDArray[np.int64]) -> NDArray[np.int8]:
-    """How far off values lie, in eighths of what is expected of them."""
-    far = np.clip(values, -_MOST_NEAR, _MOST_NEAR) * _scale(index) >> _NEAR_BITS
-    confined: NDArray[np.int8] = np.clip(far, -127, 127).astype(np.int8)
+def _near(index: _Integers, values: _Integers) -> NDArray[np.int8]:
+    """How far off values lie, in eighths of what is expected of them, rounded down.
+
+    A binary64 holds every product exactly that is not confined.
+    """
+    far = values * _NEAR_AS_FLOATS.take(index.astype(np.intp))
+    np.floor(far, out=far)
+    np.clip(far, -127, 127, out=far)
+    confined: NDArray[np.int8] = far.astype(np.int8)
     return confined
 
 
@@ -51,7 +56,7 @@ def _scale(index: _Integers) -> NDArray[np.int64]:
 
 _SMALL_NEAR = np.stack(
     [
-        _near(np.arange(LEVELS, dtype=np.int32), np.full(LEVELS, value))
+        _near(np.arange(LEVELS, dtype=np.int32), np.full(LEVELS, value, np.int32))
         for value in range(-_EXACT, _EXACT + 1)
     ],
     1,
@@ -197,12 +202,12 @@ def _nearness(index: _Integers, found: _Integers) -> NDArray[np.int8]:
     large = key != found
     count = int(np.count_nonzero(large))
     if 2 * count > found.size:
-        return _near(index, found.astype(np.int64))
+        return _near(index, found)
     start += key
     near = _SMALL_NEAR.take(start.astype(np.intp))
     if count:
         at = large.nonzero()
-        near[at] = _near(index[at], found[at].astype(np.int64))
+        near[at] = _near(index[at], found[at])
     return near
 
 
