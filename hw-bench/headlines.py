@@ -59,6 +59,15 @@ def _at_least(values: list[float]) -> float:
     return math.floor(min(values) * 10) / 10
 
 
+def stepped(found: Any) -> str:
+    each = [
+        f"{row} {one['mean']:.2f} ± {one['deviation']:.2f}"
+        f" in {statistics.mean(one['bytes']) / 1e3:.0f} kB"
+        for row, one in found["rows"].items()
+    ]
+    return f"{found['what']}, {len(found['seeds'])} seeds: {'; '.join(each)}"
+
+
 def served(found: Any) -> str:
     ratios = {
         name.removeprefix("requests/s over "): check["found"]
@@ -94,6 +103,19 @@ def updated(found: Any) -> str:
     return f"bytes of the smallest of six peers, {pairs}: {', '.join(parts)}"
 
 
+def paid(found: Any) -> str:
+    rows = [(row["kind"], row["create"], row["apply"]) for row in found["rows"]]
+    each = [
+        f"{kind} {made['mb_per_s']:.0f} and {applied['mb_per_s']:.0f}"
+        for kind, made, applied in rows[:-1]
+    ]
+    ratio = found["bsdiff4"]["seconds"] / rows[0][1]["seconds"]
+    return (
+        f"MB/s made and applied: {', '.join(each)}; 1 GB applied in"
+        f" {rows[-1][2]['peak_mib']:.0f} MiB; made {ratio:.0f} times as fast as by bsdiff4"
+    )
+
+
 def survived(found: Any) -> str:
     lived = sum(row["survived"] for row in found["rows"])
     return f"{found['cuts']:,} power cuts, one at every operation on the disk: {lived:,} survived"
@@ -102,10 +124,12 @@ def survived(found: Any) -> str:
 ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("ResNet56, int8 after training", "resnet56_int8", quantized),
     ("ResNet56, pruned, distilled and int8", "cifar_shrink", shrunk),
+    ("What each step of shrinking gains", "cifar_ablation", stepped),
     ("`predict` over the engine's own call", "runtime_inprocess", called),
     ("`skerry run`, a small model", "runtime_start", started),
     ("REST, 4 floats as JSON", "runtime_rest", served),
     ("Delta updates of models", "delta_sizes", updated),
+    ("What a delta costs", "delta_cost", paid),
     ("An update on a device", "power_cut", survived),
 )
 
