@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from skerry.devices.digest import digest_file
-from skerry.devices.errors import BundleError, CancelledError, DigestMismatch, SkerryError
+from skerry.devices.errors import BundleError, CancelledError, DigestMismatch, InputError, SkerryError
 from skerry.updater.delta import Checkpoint, apply, chain, create, stat
 
 
@@ -65,6 +65,15 @@ def test_a_wrong_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DigestMismatch, match="not the base"):
         apply(tmp_path / "old", tmp_path / "patch", tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    package = tmp_path / "model.mlpackage"
+    package.mkdir()
+    with pytest.raises(InputError, match="is a folder") as refused:
+        create(package, package, tmp_path / "patch")
+    assert "tar" in str(refused.value)
+    assert not (tmp_path / "patch").exists()
 
 
 def test_every_flipped_bit_is_refused(tmp_path: Path) -> None:

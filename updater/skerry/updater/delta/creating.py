@@ -112,6 +112,9 @@ def _mapped(path: Path, limits: Limits) -> Iterator[memoryview]:
                 yield memoryview(b"")
                 return
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except IsADirectoryError as error:
+        remedy = "pack it into a tar first, as a bundle carries a Core ML package"
+        raise InputError("is a folder", where=path, remedy=remedy) from error
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=path) from error
 
