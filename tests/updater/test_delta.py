@@ -12,7 +12,13 @@ import pytest
 from safetensors.numpy import save
 
 from skerry.devices.digest import digest_file
-from skerry.devices.errors import BundleError, CancelledError, DigestMismatch, InputError, SkerryError
+from skerry.devices.errors import (
+    BundleError,
+    CancelledError,
+    DigestMismatch,
+    InputError,
+    SkerryError,
+)
 from skerry.updater.delta import Checkpoint, apply, chain, create, stat
 
 
