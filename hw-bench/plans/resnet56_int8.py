@@ -28,7 +28,7 @@ from torch import nn
 from skerry.bench.machine import read_machine, read_now
 from skerry.bench.stats import paired_ratio
 from skerry.converter.coreml_exec import MilProgram
-from skerry.converter.emit import Emitted, Signature, emit
+from skerry.converter.emit import Signature, emit
 from skerry.converter.quantize import REFINEMENTS, Scheme, calibrate
 from skerry.runtime.bundle.card import TensorSpec
 
@@ -173,11 +173,10 @@ def latencies(first: Run, second: Run, image: NDArray[np.uint8]) -> dict[str, An
     }
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    torch.set_num_threads(THREADS)
-    model = Pictures(public(arguments.depth))
-    calibration, _ = load_images("train", CALIBRATION)
-    images, labels = load_images("test", arguments.images)
+def convert(
+    arguments: argparse.Namespace, model: nn.Module, calibration: NDArray[np.uint8]
+) -> tuple[dict[str, Path], dict[str, float]]:
+    """Every format as fp32 and int8, by name, and what making them cost."""
     scheme = Scheme(calibrator=arguments.calibrator, refinements=tuple(arguments.refine))
     example = (torch.from_numpy(calibration[:2]),)
     batches = [
@@ -187,19 +186,49 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         (TensorSpec("image", "uint8", (-1, 32, 32, 3)),),
         (TensorSpec("scores", "float32", (-1, 10)),),
     )
+    torch.set_num_threads(THREADS)
     begin = time.perf_counter()
-    quantized = calibrate(model, example, batches, scheme)
-    made: dict[str, Emitted] = {}
-    for fmt in RUNNERS:
-        for precision in ("fp32", "int8"):
-            source = quantized if precision == "int8" else model
-            made[f"{fmt}-{precision}"] = emit(
-                fmt, precision, source, example, signature, arguments.work
-            )
-    conversion = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    sources = {"fp32": model, "int8": calibrate(model, example, batches, scheme)}
+    paths = {
+        f"{fmt}-{precision}": emit(fmt, precision, source, example, signature, arguments.work).path
+        for fmt in RUNNERS
+        for precision, source in sources.items()
+    }
+    seconds = time.perf_counter() - begin
     torch.set_num_threads(1)
-    paths = {name: artifact.path for name, artifact in made.items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return paths, {"conversion, seconds": seconds, "conversion, peak GiB": peak}
+
+
+def paced(
+    runs: dict[str, Run], model: nn.Module, image: NDArray[np.uint8]
+) -> dict[str, dict[str, Any]]:
+    """The pairs whose latencies are limited."""
+    return {
+        "onnx latency / fp32": latencies(runs["onnx-int8"], runs["onnx-fp32"], image),
+        "onnx latency / quantize_static": latencies(
+            runs["onnx-int8"], runs["onnx-quantize_static"], image
+        ),
+        "tflite latency / fp32": latencies(runs["tflite-int8"], runs["tflite-fp32"], image),
+        "MIL executor / PyTorch": latencies(runs["coreml-fp32"], torch_run(model), image),
+    }
+
+
+def compared(found: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Bytes and points of the artifacts against each other."""
+    tops = {name: one["top1"] for name, one in found.items()}
+    return {
+        "onnx bytes / fp32": found["onnx-int8"]["bytes"] / found["onnx-fp32"]["bytes"],
+        "accuracy drop, points": max(tops["onnx-fp32"] - tops[f"{fmt}-int8"] for fmt in RUNNERS),
+        "onnx below quantize_static, points": tops["onnx-quantize_static"] - tops["onnx-int8"],
+    }
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    model = Pictures(public(arguments.depth)).eval()
+    calibration, _ = load_images("train", CALIBRATION)
+    images, labels = load_images("test", arguments.images)
+    paths, values = convert(arguments, model, calibration)
     paths["onnx-quantize_static"] = peer(
         paths["onnx-fp32"], calibration, arguments.work / "peer.onnx"
     )
@@ -208,27 +237,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         name: {"bytes": size(paths[name]), "top1": accuracy(run, images, labels)}
         for name, run in runs.items()
     }
-    one = images[:1]
-    pairs = {
-        "onnx latency / fp32": latencies(runs["onnx-int8"], runs["onnx-fp32"], one),
-        "onnx latency / quantize_static": latencies(
-            runs["onnx-int8"], runs["onnx-quantize_static"], one
-        ),
-        "tflite latency / fp32": latencies(runs["tflite-int8"], runs["tflite-fp32"], one),
-        "MIL executor / PyTorch": latencies(runs["coreml-fp32"], torch_run(model), one),
+    pairs = paced(runs, model, images[:1])
+    values |= {name: pair["ratio"]["value"] for name, pair in pairs.items()}
+    values |= compared(found) | {
+        "onnx layers not in integer kernels": float_onnx_layers(paths["onnx-int8"], arguments.work),
+        "tflite layers not in XNNPACK": layers_outside_xnnpack(paths["tflite-int8"]),
     }
-    values = {name: pair["ratio"]["value"] for name, pair in pairs.items()}
-    values["onnx bytes / fp32"] = found["onnx-int8"]["bytes"] / found["onnx-fp32"]["bytes"]
-    drops = [found["onnx-fp32"]["top1"] - found[f"{fmt}-int8"]["top1"] for fmt in RUNNERS]
-    values["accuracy drop, points"] = max(drops)
-    values["onnx below quantize_static, points"] = (
-        found["onnx-quantize_static"]["top1"] - found["onnx-int8"]["top1"]
-    )
-    values["onnx layers not in integer kernels"] = float_onnx_layers(
-        paths["onnx-int8"], arguments.work
-    )
-    values["tflite layers not in XNNPACK"] = layers_outside_xnnpack(paths["tflite-int8"])
-    values["conversion, seconds"], values["conversion, peak GiB"] = conversion, peak
     return {
         "model": f"ResNet{arguments.depth}",
         "calibrator": arguments.calibrator,

@@ -45,7 +45,7 @@ def networks(work):
         from _cifar import Pictures, public
         from resnet56_int8 import peer
 
-        model = Pictures(public(56))
+        model = Pictures(public(56)).eval()
     except (ImportError, ValueError):
         bundle = conv_bundle(work / "stack", 55, (3, 32, 32))
         x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)

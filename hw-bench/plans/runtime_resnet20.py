@@ -56,7 +56,7 @@ def convert(folder):
     images, _ = load_images("train", CALIBRATION)
     example = (torch.from_numpy(images[:2]),)
     batches = [(torch.from_numpy(images[at : at + BATCH]),) for at in range(0, CALIBRATION, BATCH)]
-    quantized = calibrate(Pictures(public(20)), example, batches, Scheme(calibrator="mse"))
+    quantized = calibrate(Pictures(public(20)).eval(), example, batches, Scheme(calibrator="mse"))
     signature = Signature(
         (TensorSpec("image", "uint8", (-1, *IMAGE[1:])),),
         (TensorSpec("scores", "float32", (-1, 10)),),
