@@ -112,8 +112,8 @@ class Rest:
         self._tell(done, _failure(found) if isinstance(found, SkerryError) else found)
 
     def _tell(self, done: Done, reply: Reply) -> None:
-        self._metrics.answered("http", str(reply.status))
         done(reply)
+        self._metrics.answered("http", str(reply.status))
 
     def _get(self, request: Request, path: str) -> Reply:
         if (answer := self._fixed.get(path)) is not None:

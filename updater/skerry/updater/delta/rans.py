@@ -87,7 +87,7 @@ class Decoder:
         """The next integers without a model, of `widths` (0 to 32) bits each."""
         if not len(widths):
             return np.zeros(0, np.int32)
-        ends = np.cumsum(widths, dtype=np.int32)
+        ends = np.cumsum(widths, dtype=np.int64)
         first, begins = self._bit >> 5, ends - widths
         begins += self._bit & 31
         self._bit += int(ends[-1])
@@ -96,9 +96,9 @@ class Decoder:
         words = self._raw[first : (self._bit >> 5) + 2].astype(np.uint64)
         pairs = words[1:] << _WORD_OF_BITS
         pairs |= words[:-1]
-        window = pairs.take((begins >> 5).astype(np.intp))
+        window = pairs.take(begins >> 5)
         begins &= 31
-        window >>= begins.astype(np.uint64)
+        window >>= begins.view(np.uint64)
         return window.astype(np.int32) & ((np.int32(1) << widths) - np.int32(1))
 
     def bits(self, contexts: _Contexts, tokens: _Tokens) -> float:

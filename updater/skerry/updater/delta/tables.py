@@ -141,12 +141,15 @@ class Tables:
         grouped = self._counts.reshape(-1, BINS, TOKENS)[levels].sum(1)
         prior = expected().take(np.where(levels < LEVELS, levels, _SIDE_LEVEL - LOWEST_LEVEL), 0)
         known = (grouped << _UNIT) + _PRIOR_OF_LEVEL * prior
+        able = known.any(0).nonzero()[0]  # tokens that any of them may have, an escape the last
+        known = known[:, able]
         share = _divided(known << _UNIT, known.sum(1, keepdims=True))
-        counts = self._counts[due]
+        cells = due[:, None], able
+        counts = self._counts[cells]
         weights = (counts << _UNIT) + _PRIOR_OF_CONTEXT * share[of]
         frequency = _apportioned(weights, counts > 0)
         start = np.cumsum(frequency, 1) - frequency
-        self.ranges.reshape(CONTEXTS, TOKENS)[due] = start | frequency << 13
+        self.ranges.reshape(CONTEXTS, TOKENS)[cells] = start | frequency << 13
 
 
 def _counted(
@@ -176,9 +179,13 @@ def _divided(parts: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _apportioned(weights: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Frequencies that sum to SCALE, near the weights, at least 1 for what was seen or escapes."""
+    """Frequencies that sum to SCALE, near the weights, at least 1 for what was seen or escapes.
+
+    Args:
+        weights, seen: of some tokens, of which an escape is the last.
+    """
     least = seen.astype(np.int64)
-    least[:, ESCAPE] = 1
+    least[:, -1] = 1
     total = weights.sum(1, keepdims=True)
     rounded = np.maximum(_divided(weights * (2 * SCALE) + total, 2 * total), least)
     spare = SCALE - rounded.sum(1)

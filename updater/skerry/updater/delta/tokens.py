@@ -85,12 +85,11 @@ def value_of(tokens: NDArray[np.uint8]) -> NDArray[np.int32]:
     return values
 
 
-def with_raw(tokens: NDArray[np.uint8], raw: NDArray[np.int32]) -> NDArray[np.int32]:
+def with_raw(tokens: NDArray[np.intp], raw: NDArray[np.int32]) -> NDArray[np.int32]:
     """The values of tokens with their raw bits."""
-    at = tokens.astype(np.intp)
-    found = _SIGN.take(at)
+    found = _SIGN.take(tokens)
     found *= raw
-    found += _SIGNED.take(at)
+    found += _SIGNED.take(tokens)
     return found
 
 

@@ -45,13 +45,14 @@ def code_values(
     large = tokens >= FIRST_LARGE
     count = int(np.count_nonzero(large))
     if 2 * count > len(tokens):
-        found = with_raw(tokens, coder.raw(RAW_BITS.take(tokens)))
+        which = tokens.astype(np.intp)
+        found = with_raw(which, coder.raw(RAW_BITS.take(which)))
     else:
         found = value_of(tokens)
         if count:
             at = large.nonzero()[0]
-            some = tokens[at]
-            found[at] = with_raw(some, coder.raw(RAW_BITS.take(some)))
+            which = tokens[at].astype(np.intp)
+            found[at] = with_raw(which, coder.raw(RAW_BITS.take(which)))
     if turned is not None:
         found ^= turned
         found -= turned
