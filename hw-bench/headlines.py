@@ -68,6 +68,16 @@ def stepped(found: Any) -> str:
     return f"{found['what']}, {len(found['seeds'])} seeds: {'; '.join(each)}"
 
 
+def searched(found: Any) -> str:
+    written, better = found["hand_written"]["merit"], found["found"]["merit"]
+    return (
+        f"{found['unbroken']['trials']} trials: {better['bytes'] / 1e3:.1f} kB at"
+        f" {better['metric']:.2f} points, the hand-written recipe"
+        f" {written['bytes'] / 1e3:.1f} kB at {written['metric']:.2f}; killed and resumed, the"
+        f" same front: {'yes' if found['killed_and_resumed']['same_merits'] else 'no'}"
+    )
+
+
 def served(found: Any) -> str:
     ratios = {
         name.removeprefix("requests/s over "): check["found"]
@@ -125,6 +135,7 @@ ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("ResNet56, int8 after training", "resnet56_int8", quantized),
     ("ResNet56, pruned, distilled and int8", "cifar_shrink", shrunk),
     ("What each step of shrinking gains", "cifar_ablation", stepped),
+    ("`skerry search` on the digits", "search", searched),
     ("`predict` over the engine's own call", "runtime_inprocess", called),
     ("`skerry run`, a small model", "runtime_start", started),
     ("REST, 4 floats as JSON", "runtime_rest", served),
