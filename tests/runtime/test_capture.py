@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from skerry.runtime.capture import Capture, CaptureLimits
 from skerry.runtime.capture_order import (
     PAYLOAD_TYPE,
     CaptureOrder,
+    OrderKey,
     signed_bytes,
     verified_order,
 )
@@ -27,7 +29,20 @@ from skerry.runtime.runtime import Runtime
 X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
 NOW = 1_800_000_000.0
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
-KEYS = {"ops": KEY.public_key().public_bytes_raw(), "two": OTHER.public_key().public_bytes_raw()}
+
+
+def _order_key(key: Ed25519PrivateKey) -> OrderKey:
+    def verifies(signature: bytes, data: bytes) -> bool:
+        try:
+            key.public_key().verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
+    return OrderKey(key.public_key().public_bytes_raw().hex(), verifies)
+
+
+KEYS = {"ops": _order_key(KEY), "two": _order_key(OTHER), "ops again": _order_key(KEY)}
 ORDER = {
     "id": "order-1",
     "device": "quay",
@@ -74,6 +89,7 @@ def test_a_signed_order_for_this_device_is_read() -> None:
         (_envelope(signers=(("ops", OTHER),)), {}, "signed by 0"),
         (_envelope(signers=(("who", KEY),)), {}, "signed by 0"),
         (_envelope(signers=(("ops", KEY), ("ops", KEY))), {"threshold": 2}, "signed by 1"),
+        (_envelope(signers=(("ops", KEY), ("ops again", KEY))), {"threshold": 2}, "signed by 1"),
         (_envelope(payload=base64.b64encode(json.dumps(ORDER | {"calls": 9}).encode()).decode()),
          {}, "signed by 0"),
         (_envelope(ORDER | {"id": "../x"}), {}, "not an order"),

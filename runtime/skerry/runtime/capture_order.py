@@ -1,22 +1,29 @@
 """A signed order to keep raw inputs for a while. Rules; nothing here touches disk or network.
 
 The order is a DSSE envelope (github.com/secure-systems-lab/dsse, protocol 1.0.2) around JSON,
-signed with Ed25519 by as many different keys as the device asks for. It names one device, one
-model, an end, and how much may be kept.
+signed by as many different keys as the device asks for. It names one device, one model, an end, and
+how much may be kept.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from skerry.devices.errors import TrustError
 
-__all__ = ["PAYLOAD_TYPE", "CaptureOrder", "signed_bytes", "stated_order", "verified_order"]
+__all__ = [
+    "PAYLOAD_TYPE",
+    "CaptureOrder",
+    "OrderKey",
+    "signed_bytes",
+    "stated_order",
+    "verified_order",
+]
 
 PAYLOAD_TYPE = "application/vnd.skerry.capture.v1+json"
 _ENVELOPE_BYTES = 64 << 10
@@ -47,9 +54,21 @@ class CaptureOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every: _Count = 1
 
 
+class OrderKey(NamedTuple):
+    """A key whose orders count.
+
+    Attributes:
+        public: its public half, by which two keys are told apart.
+        verifies: (signature, data) → whether the key made this signature of the data.
+    """
+
+    public: str
+    verifies: Callable[[bytes, bytes], bool]
+
+
 class _Signature(msgspec.Struct, frozen=True):
     keyid: _Name
-    sig: Annotated[str, msgspec.Meta(max_length=256)]
+    sig: Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -66,7 +85,7 @@ def signed_bytes(payload: bytes) -> bytes:
 
 def verified_order(
     envelope: bytes,
-    keys: Mapping[str, bytes],
+    keys: Mapping[str, OrderKey],
     *,
     device: str,
     now: float,
@@ -75,7 +94,7 @@ def verified_order(
     """The order in `envelope`, if enough of `keys` have signed it and it is for this device.
 
     Args:
-        keys: raw Ed25519 public keys, 32 bytes each, by key id.
+        keys: by key id.
         now: seconds since the Unix epoch.
         threshold: different keys that must have signed, at least 1.
 
@@ -106,22 +125,15 @@ def _read(payload: bytes) -> CaptureOrder:
         raise TrustError(f"not an order: {error}", where="capture order") from error
 
 
-def _authentic(envelope: bytes, keys: Mapping[str, bytes], threshold: int) -> bytes:
+def _authentic(envelope: bytes, keys: Mapping[str, OrderKey], threshold: int) -> bytes:
     """The payload, whose signatures were checked before anything of it was read."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     payload, pairs = _opened(envelope)
-    good = set()
-    for name, signature in pairs:
-        if name in keys:
-            try:
-                Ed25519PublicKey.from_public_bytes(keys[name]).verify(
-                    signature, signed_bytes(payload)
-                )
-            except InvalidSignature:
-                continue
-            good.add(keys[name])
+    data = signed_bytes(payload)
+    good = {
+        keys[name].public
+        for name, signature in pairs
+        if name in keys and keys[name].verifies(signature, data)
+    }
     if len(good) < max(1, threshold):
         raise TrustError(
             f"signed by {len(good)} known keys, {max(1, threshold)} are asked",

@@ -17,7 +17,7 @@ __all__ = ["sign_order"]
 
 
 def sign_order(order: CaptureOrder, repository: OfflineRepository, clock: Clock) -> bytes:
-    """The envelope of `order`, signed with the operators' Ed25519 keys that are here.
+    """The envelope of `order`, signed with the operators' keys that are here.
 
     Raises:
         InputError: fewer of them are here than must sign a release.
@@ -30,7 +30,7 @@ def sign_order(order: CaptureOrder, repository: OfflineRepository, clock: Clock)
     signers = repository.signers(wanted.keys, root.keys)
     if len(signers) < wanted.threshold:
         raise InputError(
-            f"{len(signers)} Ed25519 keys for releases are here, and {wanted.threshold} must sign",
+            f"{len(signers)} keys for releases are here, and {wanted.threshold} must sign",
             where=repository.folder / "repository.json",
         )
     payload = msgspec.json.encode(order, order="sorted")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
-from securesystemslib.signer import SSlibKey
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Signature, SSlibKey
 
+from skerry.runtime.capture_order import OrderKey
 from skerry.updater.trust import rules
 
 __all__ = ["OrderKeys", "order_keys"]
@@ -15,18 +18,16 @@ class OrderKeys(NamedTuple):
     """Who may sign orders.
 
     Attributes:
-        keys: raw Ed25519 public keys, 32 bytes each, by key id.
+        keys: by key id.
         threshold: how many of them must.
     """
 
-    keys: dict[str, bytes]
+    keys: dict[str, OrderKey]
     threshold: int
 
 
 def order_keys(root: bytes, now: float) -> OrderKeys:
-    """The Ed25519 keys of the role `targets` in the image repository's root, and its threshold.
-
-    Keys of other kinds (tokens have P-256) sign releases, but no orders.
+    """The keys of the role `targets` in the image repository's root, and its threshold.
 
     Args:
         root: the root that this device has accepted.
@@ -38,9 +39,18 @@ def order_keys(root: bytes, now: float) -> OrderKeys:
     trusted = rules.pinned(root)
     rules.check_root_fresh(trusted, now)
     role, known = trusted.root.roles["targets"], trusted.root.keys
-    keys = {}
-    for keyid in role.keyids:
-        key = known[keyid]
-        if isinstance(key, SSlibKey) and key.keytype == "ed25519":
-            keys[keyid] = bytes.fromhex(key.keyval["public"])
+    every = {keyid: known[keyid] for keyid in role.keyids}
+    keys = {
+        keyid: OrderKey(key.keyval["public"], partial(_verifies, key))
+        for keyid, key in every.items()
+        if isinstance(key, SSlibKey)
+    }
     return OrderKeys(keys, role.threshold)
+
+
+def _verifies(key: SSlibKey, signature: bytes, data: bytes) -> bool:
+    try:
+        key.verify_signature(Signature(key.keyid, signature.hex()), data)
+    except UnverifiedSignatureError:  # the signature is another's, or none
+        return False
+    return True
