@@ -44,7 +44,9 @@ def main() -> int:
     runs.sort(key=lambda run: run["step"])
     with tempfile.TemporaryDirectory() as folder:
         whole = _start(Path(folder) / "road")
-        whole.communicate(timeout=_RUN_SECONDS)
+        said, _ = whole.communicate(timeout=_RUN_SECONDS)
+    if whole.returncode:
+        print(said)
     clean = [r for r in runs if r["code"] == 130 and not r["processes"] and not r["files"]]
     result = {
         "machine": read_machine(),
