@@ -70,11 +70,12 @@ def stepped(found: Any) -> str:
 
 def searched(found: Any) -> str:
     written, better = found["hand_written"]["merit"], found["found"]["merit"]
+    again = found["killed_and_resumed"]
     return (
         f"{found['unbroken']['trials']} trials: {better['bytes'] / 1e3:.1f} kB at"
         f" {better['metric']:.2f} points, the hand-written recipe"
         f" {written['bytes'] / 1e3:.1f} kB at {written['metric']:.2f}; killed and resumed, the"
-        f" same front: {'yes' if found['killed_and_resumed']['same_merits'] else 'no'}"
+        f" same front: {'yes' if again['front'] == again['front_unbroken'] else 'no'}"
     )
 
 
@@ -114,15 +115,17 @@ def updated(found: Any) -> str:
 
 
 def paid(found: Any) -> str:
-    rows = [(row["kind"], row["create"], row["apply"]) for row in found["rows"]]
+    large = max(found["rows"], key=lambda row: row["bytes"])
+    small = [row for row in found["rows"] if row is not large]
     each = [
-        f"{kind} {made['mb_per_s']:.0f} and {applied['mb_per_s']:.0f}"
-        for kind, made, applied in rows[:-1]
+        f"{row['kind']} {row['create']['mb_per_s']:.0f} and {row['apply']['mb_per_s']:.0f}"
+        for row in small
     ]
-    ratio = found["bsdiff4"]["seconds"] / rows[0][1]["seconds"]
+    int8 = next(row for row in small if row["kind"] == "int8")
+    ratio = found["bsdiff4"]["seconds"] / int8["create"]["seconds"]
     return (
-        f"MB/s made and applied: {', '.join(each)}; 1 GB applied in"
-        f" {rows[-1][2]['peak_mib']:.0f} MiB; made {ratio:.0f} times as fast as by bsdiff4"
+        f"MB/s made and applied: {', '.join(each)}; {large['bytes'] / 1e9:.0f} GB applied in"
+        f" {large['apply']['peak_mib']:.0f} MiB; made {ratio:.0f} times as fast as by bsdiff4"
     )
 
 

@@ -10,7 +10,6 @@ eighth of the training pictures, a few epochs. Goes on where it was stopped. Wri
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -21,8 +20,9 @@ from typing import Any
 import msgspec
 import numpy as np
 from _cifar import load_images
+from _result import write_result
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 
 RECIPE = Path(__file__).resolve().parent / "cifar" / "ten.toml"
 TRAIN, EVALUATION, RATE = 6_250, 5_000, 0.02
@@ -111,14 +111,8 @@ def main() -> int:
         "seeds": arguments.seeds,
         "settings": {row: list(settings) for row, settings in ROWS.items()},
         "rows": {row: summary(found) for row, found in rows.items()},
-        "machine": msgspec.to_builtins(read_machine()),
-        "before": msgspec.to_builtins(before),
-        "after": msgspec.to_builtins(read_now()),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, result, before)
     return 0
 
 
@@ -133,5 +127,4 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SKERRY_DATA", "../shared/data")
     sys.exit(main())

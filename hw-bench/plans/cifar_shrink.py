@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from _result import write_result
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 
 DATA = Path(os.environ.get("SKERRY_DATA", "../shared/data")).resolve()
 RECIPES = Path(__file__).resolve().parent / "cifar"
@@ -107,14 +108,8 @@ def main() -> int:
         return 0
     result = {
         "students": found,
-        "machine": msgspec.to_builtins(read_machine()),
-        "before": msgspec.to_builtins(before),
-        "after": msgspec.to_builtins(read_now()),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, result, before)
     return 0
 
 

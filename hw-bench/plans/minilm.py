@@ -16,16 +16,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _result import write_result
 from numpy.typing import NDArray
 from safetensors.torch import load
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 from skerry.converter.emit import Emitted, Signature, emit, unsupported
 from skerry.converter.proof import open_runner
 from skerry.converter.quiet import quieten
@@ -213,12 +213,7 @@ def main() -> int:
         return 0
     before = read_now()
     report = measure(wheel, arguments.work)
-    report["machine"] = msgspec.to_builtins(read_machine())
-    report["before"], report["after"] = (msgspec.to_builtins(one) for one in (before, read_now()))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, report, before)
     return 0 if report["met"] else 1
 
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from _result import write_result
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 from skerry.converter.flow import convert
 from skerry.converter.graph import as_tensors, example_inputs
 from skerry.converter.loading import load
@@ -335,14 +336,8 @@ def main() -> int:
     report = {
         "models": found,
         "met": all(one["met"] for one in checks),
-        "machine": msgspec.to_builtins(read_machine()),
-        "before": msgspec.to_builtins(before),
-        "after": msgspec.to_builtins(read_now()),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, report, before)
     return 0 if report["met"] else 1
 
 

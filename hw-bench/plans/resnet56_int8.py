@@ -20,12 +20,13 @@ import onnx
 import onnxruntime
 import torch
 from _cifar import Pictures, load_images, public
+from _result import write_result
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 from skerry.bench.stats import paired_ratio
 from skerry.converter.coreml_exec import MilProgram
 from skerry.converter.emit import Signature, emit
@@ -270,12 +271,7 @@ def main() -> None:
     arguments = parser.parse_args()
     before = read_now()
     result = measure(arguments)
-    result["machine"] = msgspec.to_builtins(read_machine())
-    result["before"], result["after"] = (msgspec.to_builtins(r) for r in (before, read_now()))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, result, before)
 
 
 if __name__ == "__main__":

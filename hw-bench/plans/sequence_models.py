@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _result import write_result
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 from skerry.converter.emit import Emitted, Signature, emit, unsupported
 from skerry.converter.proof import open_runner
 from skerry.converter.quiet import quieten
@@ -196,14 +196,8 @@ def main() -> int:
     report = {
         "models": found,
         "met": all(one["met"] for one in checks),
-        "machine": msgspec.to_builtins(read_machine()),
-        "before": msgspec.to_builtins(before),
-        "after": msgspec.to_builtins(read_now()),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, report, before)
     return 0 if report["met"] else 1
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
 import torch
+from _result import write_result
 from torch import nn
 
-from skerry.bench.machine import read_machine, read_now
+from skerry.bench.machine import read_now
 from skerry.converter.emit import Signature, emit
 from skerry.converter.emit.support import Level
 from skerry.converter.graph import Deployable, as_tuple
@@ -208,14 +208,8 @@ def main() -> None:
         "data": "scikit-learn digits, 450 held-out scans",
         "seeds": arguments.seeds,
         "rows": table(runs),
-        "machine": msgspec.to_builtins(read_machine()),
-        "before": msgspec.to_builtins(before),
-        "after": msgspec.to_builtins(read_now()),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
-    arguments.out.write_bytes(text)
-    print(text.decode())
+    write_result(arguments.out, result, before)
 
 
 if __name__ == "__main__":

@@ -8,25 +8,16 @@ from securesystemslib.signer import CryptoSigner, Signer
 
 from fakes.tuf_site import TufSite
 from skerry.devices.errors import TrustError
-from skerry.runtime.capture_order import PAYLOAD_TYPE, signed_bytes, verified_order
+from skerry.runtime.capture_order import CaptureOrder, verified_order
+from skerry.updater.repository.orders import enveloped
 from skerry.updater.trust.orders import order_keys
 
 NOW = 1_800_000_000.0
-ORDER = {"id": "o-1", "device": "quay", "model": "m", "until": NOW + 9, "calls": 3, "bytes": 99}
+ORDER = CaptureOrder(id="o-1", device="quay", model="m", until=NOW + 9, calls=3, bytes=99)
 
 
 def _signed(*signers: Signer) -> bytes:
-    payload = json.dumps(ORDER).encode()
-    made = [signer.sign(signed_bytes(payload)) for signer in signers]
-    document = {
-        "payload": base64.b64encode(payload).decode(),
-        "payloadType": PAYLOAD_TYPE,
-        "signatures": [
-            {"keyid": one.keyid, "sig": base64.b64encode(bytes.fromhex(one.signature)).decode()}
-            for one in made
-        ],
-    }
-    return json.dumps(document).encode()
+    return enveloped(ORDER, signers)
 
 
 @pytest.mark.parametrize(

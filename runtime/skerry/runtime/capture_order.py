@@ -28,6 +28,7 @@ __all__ = [
 PAYLOAD_TYPE = "application/vnd.skerry.capture.v1+json"
 _ENVELOPE_BYTES = 64 << 10
 _SIGNATURES = 16
+_SIGNATURE_CHARS = 1024  # base64; RSA with 4096 bits takes 684
 
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -68,7 +69,7 @@ class OrderKey(NamedTuple):
 
 class _Signature(msgspec.Struct, frozen=True):
     keyid: _Name
-    sig: Annotated[str, msgspec.Meta(max_length=1024)]
+    sig: Annotated[str, msgspec.Meta(max_length=_SIGNATURE_CHARS)]
 
 
 class _Envelope(msgspec.Struct, frozen=True):

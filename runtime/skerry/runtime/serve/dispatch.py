@@ -72,9 +72,7 @@ class Dispatcher:
             outcome = error
         except Exception:  # noqa: BLE001 - logged, and told as a bug
             outcome = _bug()
-        seconds = time.monotonic() - began
-        done(outcome)
-        self._metrics.inferred(seconds)  # while the client already has its answer
+        self._tell(began, done, outcome)
         return None
 
     def run(self, make: Callable[[], _Made], done: Callable[[_Made | SkerryError], None]) -> None:
@@ -201,12 +199,13 @@ class Dispatcher:
                 continue
             job.timer.cancel()
             job.timer = None
-            self._tell(job, outcome)
+            self._tell(job.began, job.done, outcome)
 
     def _late(self, job: _Job) -> None:
         """On the loop: the deadline has come. What still waits is not run any more."""
         self._give_up(job)
-        self._tell(job, CancelledError(f"not answered within {job.expires - job.began:.3f} s"))
+        late = CancelledError(f"not answered within {job.expires - job.began:.3f} s")
+        self._tell(job.began, job.done, late)
 
     def _give_up(self, job: _Job) -> None:
         """On the loop: nobody wants the answer any more. What still waits is not run."""
@@ -218,9 +217,11 @@ class Dispatcher:
             self._waiting.remove(job)
             self._under_way -= 1
 
-    def _tell(self, job: _Job, outcome: Outcome) -> None:
-        self._metrics.inferred(time.monotonic() - job.began)
-        job.done(outcome)
+    def _tell(self, began: float, done: Callable[[Outcome], None], outcome: Outcome) -> None:
+        """Answer, and count it while the client already has its answer."""
+        seconds = time.monotonic() - began
+        done(outcome)
+        self._metrics.inferred(seconds)
 
 
 class _Job:

@@ -20,6 +20,7 @@ __all__ = ["pack_copy", "pack_program", "pack_whole", "quick_size"]
 _MOST_LANES_LOG = 12
 _QUICK_LEVEL = 1
 _LANE_BYTES = 1 << 17
+# What share of a stream its lanes' states may be, by its bits: many lanes are decoded faster.
 _LANE_SHARES = ((4e6, 1 / 160), (8e6, 2 / 160))
 _LARGE_SHARE = 3 / 160
 

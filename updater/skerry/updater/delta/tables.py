@@ -41,7 +41,6 @@ _PRIOR_OF_LEVEL = 64
 _PRIOR_OF_CONTEXT = 80
 _SIDE_LEVEL = 3
 _START_MASK, _START_BITS = np.uint32((1 << 13) - 1), np.uint32(13)
-_ONE, _BYTE, _START_AT = np.uint32(1), np.uint32(8), np.uint32(20)
 
 
 @cache
@@ -110,17 +109,17 @@ class Tables:
             self._due[due] = self._seen[due] * 9 // 8 + 4
         return due
 
-    def observe(self, ranges: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
+    def observe(self, starts: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
         """Learn that these tokens were coded in the contexts for which was prepared last.
 
         Args:
-            ranges: TOKENS times each context; overwritten.
+            starts: TOKENS times each context; overwritten.
             tokens: of the block.
         """
         first, end = self._span
-        ranges -= first * TOKENS
-        ranges += tokens
-        counts = np.bincount(ranges, minlength=(end - first) * TOKENS).reshape(-1, TOKENS)
+        starts -= first * TOKENS
+        starts += tokens
+        counts = np.bincount(starts, minlength=(end - first) * TOKENS).reshape(-1, TOKENS)
         self._block = first, counts
         self.learn()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import msgspec
+from securesystemslib.signer import Signer
 
 from skerry.devices.clock import Clock
 from skerry.devices.errors import InputError
@@ -13,7 +15,7 @@ from skerry.updater.repository.offline import OfflineRepository
 from skerry.updater.repository.signing import newest_root
 from skerry.updater.trust.orders import order_keys
 
-__all__ = ["sign_order"]
+__all__ = ["enveloped", "sign_order"]
 
 
 def sign_order(order: CaptureOrder, repository: OfflineRepository, clock: Clock) -> bytes:
@@ -32,7 +34,13 @@ def sign_order(order: CaptureOrder, repository: OfflineRepository, clock: Clock)
         raise InputError(
             f"{len(signers)} keys for releases are here, and {wanted.threshold} must sign",
             where=repository.folder / "repository.json",
+            remedy="order it where as many of them are: `skerry keys status` names them",
         )
+    return enveloped(order, signers)
+
+
+def enveloped(order: CaptureOrder, signers: Sequence[Signer]) -> bytes:
+    """The envelope of `order` with a signature of each of `signers`."""
     payload = msgspec.json.encode(order, order="sorted")
     made = [signer.sign(signed_bytes(payload)) for signer in signers]
     document = {
