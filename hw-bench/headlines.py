@@ -85,8 +85,15 @@ def served(found: Any) -> str:
         for name, check in found["checks"].items()
         if name.startswith("requests/s over ")
     }
-    each = [f"{name} {one['1']:.1f} and {one['8']:.1f}" for name, one in ratios.items()]
-    return f"requests/s, times those of the peer, with 1 connection and with 8: {', '.join(each)}"
+    asleep = found["requests/s where the client sleeps until its answer comes, over"]
+    each = [
+        f"{name} {one['1']:.1f}, {one['8']:.1f} ({asleep[name]:.1f})"
+        for name, one in ratios.items()
+    ]
+    return (
+        "requests/s, times those of the peer, with 1 connection, with 8 (and with 1 whose client"
+        f" sleeps until its answer comes): {'; '.join(each)}"
+    )
 
 
 def called(found: Any) -> str:

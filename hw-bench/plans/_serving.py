@@ -122,10 +122,10 @@ def peer(kind, model, cores=CORES):
     return Running(command, cores, f"http://127.0.0.1:{port}", quiet=kind in PACKAGES)
 
 
-def measure(server, connections, seconds, message):
+def measure(server, connections, seconds, message, awake=False):
     """Rate, latency and CPU of `connections` clients that send `message` over and over."""
     before = server.cpu_seconds()
-    took, total = _load.drive(server.address, message, connections, seconds)
+    took, total = _load.drive(server.address, message, connections, seconds, awake)
     cpu = server.cpu_seconds() - before
     sample = np.array(took) * 1e6
     return {

@@ -2,8 +2,8 @@
 
 Seeded, from the shared data alone. Each model is tuned in four ways, and each result is emitted as
 fp32, fp16 and int8 in ONNX, TFLite and Core ML; two more variants rename and reorder tensors.
-ResNet56 takes fewer and longer steps than ResNet20, in bfloat16; weights that were tuned for hours
-elsewhere can be its hard one.
+ResNet56 takes fewer and longer steps than ResNet20, in bfloat16. Weights of a ResNet56 that was
+trained on for epochs elsewhere can be a fifth kind, further away than the hard one.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ KINDS = {
     "moderate": Tuning(60, 2e-3),
     "hard": Tuning(150, 1e-2),
 }
+_RETRAINED = "retrained"
 _DEEP, _FEWER_STEPS = 56, 2.5
 
 
@@ -160,7 +161,7 @@ def make_pairs(
     folder: Path,
     depths: tuple[int, ...] = (20, 56),
     seconds: float = float("inf"),
-    hard: Path | None = None,
+    retrained: Path | None = None,
 ) -> Iterator[Pair]:
     """Train, quantize and emit below `folder`, and yield the pairs; what was made there is kept.
 
@@ -170,18 +171,18 @@ def make_pairs(
         folder: where the files are.
         depths: of the ResNets.
         seconds: begin no other model after so long.
-        hard: safetensors of a ResNet56 to take as the hard one instead of tuning it.
+        retrained: safetensors of a ResNet56 that was trained on for epochs.
     """
     until = time.monotonic() + seconds
     for depth in depths:
         name = f"resnet{depth}"
         before = _made(folder / f"{name}-base", lambda depth=depth: public(depth).eval())
-        for kind, how in KINDS.items():
+        kinds = {kind: partial(_tuned, depth, how) for kind, how in KINDS.items()}
+        if depth == _DEEP and retrained is not None:
+            kinds[_RETRAINED] = partial(_read, depth, retrained)
+        for kind, tuned in kinds.items():
             if time.monotonic() > until:
                 return
-            tuned = partial(_tuned, depth, how)
-            if kind == "hard" and depth == _DEEP and hard is not None:
-                tuned = partial(_read, depth, hard)
             after = _made(folder / f"{name}-{kind}", tuned)
             for variant, new in after.items():
                 old = before[variant.removesuffix("-renamed").removesuffix("-reordered")]
@@ -205,9 +206,9 @@ def main() -> None:
     parser.add_argument("files", type=Path)
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--hard", type=Path, help="the weights of the hard ResNet56")
+    parser.add_argument("--retrained", type=Path, help="weights of a ResNet56, trained on")
     args = parser.parse_args()
-    for pair in make_pairs(args.files, tuple(args.depths), args.seconds, args.hard):
+    for pair in make_pairs(args.files, tuple(args.depths), args.seconds, args.retrained):
         print(pair.name, flush=True)
 
 

@@ -1,6 +1,6 @@
 """How small a delta is, against every general tool that is here, on pairs made from real models.
 
-    python hw-bench/plans/delta_sizes.py [--files DIR] [--depths 20 56] [--hard WEIGHTS]
+    python hw-bench/plans/delta_sizes.py [--files DIR] [--depths 20 56] [--retrained WEIGHTS]
 
 Needs the converter extra, and SKERRY_DATA (default ../shared/data). Peers: bsdiff4, the zstd and
 xdelta3 programs, and detools and hdiffpatch by the Python named in SKERRY_PEERS (default: this
@@ -36,7 +36,7 @@ from skerry.updater.delta.geometry import Element
 from skerry.updater.delta.matching import match
 
 _RESULT = Path(__file__).parent.parent / "results" / "delta_sizes.json"
-_CEILINGS = {"light": 0.85, "moderate": 0.93, "hard": 0.80}
+_CEILINGS = {"light": 0.85, "moderate": 0.93, "hard": 0.80, "retrained": 0.80}
 _FP32_CEILING = 0.75
 _PYTHON_PEERS = {
     "detools": "import io, detools; out = io.BytesIO(); "
@@ -147,13 +147,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=Path, help="keep the model files here")
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
-    parser.add_argument("--hard", type=Path, help="the weights of the hard ResNet56")
+    parser.add_argument("--retrained", type=Path, help="weights of a ResNet56, trained on")
     parser.add_argument("--out", type=Path, default=_RESULT)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch, before, rows = Path(folder), read_now(), []
         files, depths = args.files or scratch / "files", tuple(args.depths)
-        for pair in make_pairs(files, depths, hard=args.hard):
+        for pair in make_pairs(files, depths, retrained=args.retrained):
             rows.append(measured(pair, scratch))
             print(json.dumps(rows[-1]), flush=True)
         tools = {name for row in rows for name in row["peers"]}

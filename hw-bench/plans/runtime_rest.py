@@ -2,13 +2,14 @@
 
     python hw-bench/plans/runtime_rest.py [--rounds 7] [--seconds 1] [--out hw-bench/results/x.json]
 
-Each server is pinned to one core and the load generator to another, where there are two. Rounds are
-interleaved, so that a disturbance meets all; a ratio is the median of the rounds' own ratios. The
-peers do less than skerry: the bare ASGI callable checks nothing at all, and the bare socket echo,
-which tells what this machine's wake-ups alone take, does not even read the request. MLServer,
-LitServe and BentoML are installed into environments of their own at the first run. `skerry` runs as
-it does by default (`--power balanced`: awake for 0.15 ms after an answer where requests follow each
-other closely); `frugal` never is.
+Each server is pinned to one core and the load generator to another, so there must be two. On its
+core the generator polls for answers; what one connection gives whose client sleeps until its answer
+comes, and is woken, is measured beside it. Rounds are interleaved, so that a disturbance meets all;
+a ratio is the median of the rounds' own ratios. The peers do less than skerry: the bare ASGI
+callable checks nothing at all, and the bare socket echo, which tells what this machine's wake-ups
+alone take, does not even read the request. MLServer, LitServe and BentoML are installed into
+environments of their own at the first run. `skerry` runs as it does by default (`--power balanced`:
+awake for 0.15 ms after an answer where requests follow each other closely); `frugal` never is.
 """
 
 import argparse
@@ -20,16 +21,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests")]
 
 import _load  # noqa: E402
+from _result import write_result  # noqa: E402
 from _serving import CORES, measure, medians, peer, skerry  # noqa: E402
 
 from fakes.bundles import make_bundle, make_onnx  # noqa: E402
-from skerry.bench.machine import read_machine, read_now  # noqa: E402
+from skerry.bench.machine import read_now  # noqa: E402
 
 BODY = json.dumps(
     {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}]}
@@ -47,22 +47,21 @@ PEERS = {
 }
 LEAST_RATE = {"FastAPI": 2.0, "MLServer": 5.0, "LitServe": 12.0, "BentoML": 12.0}
 LARGEST_P50 = {BARE: 1.3}
-CONNECTIONS = (1, 8)
+SLEEPING = "1, sleeping"
+CLIENTS = {"1": (1, True), "8": (8, True), SLEEPING: (1, False)}  # connections; awake
+JUDGED = ("1", "8")
 IDLE_S = 3.0
 
 
+def ratio(rounds, name, other, key, clients):
+    """The median over rounds of what `name` has of `other` with these clients."""
+    pairs = zip(rounds[name][clients], rounds[other][clients], strict=True)
+    return round(statistics.median(one[key] / two[key] for one, two in pairs), 3)
+
+
 def ratios(rounds, name, other, key):
-    """The median over rounds of what `name` has of `other`, at each number of connections."""
-    return {
-        str(count): round(
-            statistics.median(
-                one[key] / two[key]
-                for one, two in zip(rounds[name][count], rounds[other][count], strict=True)
-            ),
-            3,
-        )
-        for count in CONNECTIONS
-    }
+    """`ratio` with each of the clients that are judged."""
+    return {clients: ratio(rounds, name, other, key, clients) for clients in JUDGED}
 
 
 def checks(rounds):
@@ -99,6 +98,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.7)
     parser.add_argument("--out", type=Path, default=ROOT / "hw-bench/results/runtime_rest.json")
     args = parser.parse_args()
+    if len(CORES) == 1:
+        parser.error("needs two CPUs, one for the servers and one for the load generator")
     os.sched_setaffinity(0, CORES[-1:])
     before = read_now()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,14 +113,15 @@ def main():
         try:
             for name, kind in PEERS.items():
                 servers[name] = peer(kind, model, first)
-            rounds = {name: {count: [] for count in CONNECTIONS} for name in servers}
+            rounds = {name: {clients: [] for clients in CLIENTS} for name in servers}
             for server in servers.values():
                 server.wait_for(FLOATS)
                 measure(server, 8, 0.3, FLOATS)
             for _ in range(args.rounds):
-                for count in CONNECTIONS:
+                for clients, (count, awake) in CLIENTS.items():
                     for name, server in servers.items():
-                        rounds[name][count].append(measure(server, count, args.seconds, FLOATS))
+                        found = measure(server, count, args.seconds, FLOATS, awake)
+                        rounds[name][clients].append(found)
             memory = {name: round(one.memory_mib("Pss:"), 1) for name, one in servers.items()}
             idle = idle_cpu(servers)
         finally:
@@ -127,22 +129,20 @@ def main():
                 server.stop()
     result = {
         "what": "REST, 4 floats as JSON, keep-alive; medians over interleaved rounds",
-        "machine": msgspec.to_builtins(read_machine()),
-        "before": msgspec.to_builtins(before),
-        "after": msgspec.to_builtins(read_now()),
         "rounds": args.rounds,
         "seconds": args.seconds,
         "checks": checks(rounds),
+        "requests/s where the client sleeps until its answer comes, over": {
+            name: ratio(rounds, OURS, name, "per_second", SLEEPING) for name in LEAST_RATE
+        },
         "connections": {
-            str(count): {name: medians(found[count]) for name, found in rounds.items()}
-            for count in CONNECTIONS
+            clients: {name: medians(found[clients]) for name, found in rounds.items()}
+            for clients in CLIENTS
         },
         "pss_mib": memory,
         "idle_cpu_ms_per_s": idle,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write_result(args.out, result, before)
     return 0 if all(check["met"] for check in result["checks"].values()) else 1
 
 
