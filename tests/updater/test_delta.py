@@ -119,9 +119,9 @@ def test_it_says_how_far_it_is_and_can_be_stopped(tmp_path: Path) -> None:
 
 
 def _tensor(seed: int, moves: int) -> bytes:
-    """9 MB of weights as a safetensors file, moved a number of times: three segments."""
+    """13 MB of weights as a safetensors file, moved a number of times: three segments."""
     draw = np.random.default_rng(seed)
-    weights = draw.integers(-100, 100, (2250, 4000), np.int8)
+    weights = draw.integers(-100, 100, (3250, 4000), np.int8)
     for _ in range(moves):
         weights += draw.random(weights.shape, np.float32) < 0.1
     return save({"w": weights})

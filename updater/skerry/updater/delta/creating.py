@@ -28,7 +28,7 @@ from skerry.updater.delta.wire import Form, Header, base_digest, seal, varint, w
 
 __all__ = ["create"]
 
-_SEGMENT_BYTES = 4 << 20
+_SEGMENT_BYTES = 6 << 20
 _DICTIONARY_BYTES = 16 << 20
 _SPARSE = 4096
 _SAMPLE_BYTES = 1 << 17
@@ -148,7 +148,11 @@ def _sparse(was: memoryview, now: memoryview, pair: Match) -> bool:
 
 
 def _pieces(at: int, pair: Match) -> Iterator[tuple[int, Operation]]:
-    """A tensor's operation, or several of some rows each where it is large."""
+    """A tensor's operation, or several of about as many rows each where it is large.
+
+    What a coder has learnt of a piece is lost on the next, so that few large ones are better than
+    many, and equal ones better than a large and a small one.
+    """
     geometry = pair.geometry
     height, width, rows, columns = geometry.sizes
     plain = geometry.old_order == geometry.new_order
@@ -156,10 +160,11 @@ def _pieces(at: int, pair: Match) -> Iterator[tuple[int, Operation]]:
     if geometry.length <= _SEGMENT_BYTES or not plain or outermost not in (2, 3):
         yield at, Operation(Kind.TENSOR, geometry.length, pair.base, geometry)
         return
-    each = geometry.length // geometry.sizes[outermost]
-    step = max(1, _SEGMENT_BYTES // each)
-    for first in range(0, geometry.sizes[outermost], step):
-        count = min(step, geometry.sizes[outermost] - first)
+    size = geometry.sizes[outermost]
+    each = geometry.length // size
+    step = -(-size // -(-geometry.length // _SEGMENT_BYTES))
+    for first in range(0, size, step):
+        count = min(step, size - first)
         sizes = (height, width, count, columns) if outermost == 2 else (height, width, rows, count)
         part = replace(geometry, sizes=sizes)
         yield (
@@ -186,7 +191,7 @@ def _merged(planned: Sequence[tuple[int, Operation]]) -> list[Operation]:
 
 def _cuts(operations: Sequence[Operation], size: int) -> Iterator[Sequence[Operation]]:
     """Operations in groups that make one segment each."""
-    most = size if size <= 2 * _SEGMENT_BYTES else _SEGMENT_BYTES
+    most = size if 3 * size <= 4 * _SEGMENT_BYTES else _SEGMENT_BYTES
     group: list[Operation] = []
     filled = 0
     for operation in operations:
