@@ -27,7 +27,7 @@ $(VENV)/.installed-%: $(ROOT)/pyproject.toml $(LOCK) | $(BIN)/python
 	@$(PIP) install -qq --progress-bar off -c $(LOCK) -e '$(ROOT)[$*]'
 	@touch $@
 
-install: $(VENV)/.installed-dev ## everything for developing, in $(VENV)
+install: $(VENV)/.installed-dev ## everything for developing, in .venv
 
 demo: $(VENV)/.installed-demo ## the whole road on this machine; KEEP=1 leaves the fleet server up
 	@cd $(ROOT) && $(BIN)/python -m examples.road $(if $(KEEP),--keep)
@@ -61,6 +61,6 @@ record: $(VENV)/.installed-demo ## walk the road and keep what it prints, in the
 lock: | $(BIN)/python ## resolve the newest versions that go together and write them down
 	@cd $(ROOT) && $(BIN)/python .ci/lock.py $(LOCK)
 
-clean: ## remove $(VENV) and every cache
-	@cd $(ROOT) && rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache out
+clean: ## remove the environment and every cache; out/ stays
+	@cd $(ROOT) && rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(ROOT) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,6 +39,19 @@ def test_a_missing_package_names_the_extra(
     assert "pip install 'skerry[server]'" in capsys.readouterr().err
 
 
+def test_help_is_there_where_a_package_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "backports", None)
+    for name in [m for m in sys.modules if m.startswith(("skerry.updater.delta", "backports."))]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["delta", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("skerry delta: ")
+    assert "'backports.zstd'" in text
+    assert "pip install 'skerry[device]'" in text
+
+
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
 def test_every_command_explains_itself(entry, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

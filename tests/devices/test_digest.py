@@ -2,16 +2,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from skerry.devices.digest import Descriptor, Digest, digest_file
 from skerry.devices.errors import DigestMismatch, InputError
-
-
-@given(st.lists(st.binary(max_size=100)))
-def test_chunking_does_not_matter(chunks: list[bytes]) -> None:
-    assert Digest.of_chunks(chunks) == Digest.of(b"".join(chunks))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from skerry.devices.enrolment import AgentSettings, Enrolled, EnrolmentRequest, encode_root, enrol
+from skerry.devices.enrolment import (
+    AgentSettings,
+    Enrolled,
+    EnrolmentRequest,
+    MqttAddress,
+    encode_root,
+    enrol,
+)
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.identity import csr_public_key, public_key_digest
 from skerry.devices.probe import probe
@@ -94,3 +101,23 @@ def test_nonsense_leaves_the_home_unenrolled(tmp_path: Path, changes: dict[str, 
 def test_an_endless_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="too many"):
         _join(tmp_path, lambda url, body: b" " * ((1 << 20) + 1))
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("mqtts://fleet.example.org", MqttAddress("fleet.example.org", 8883, True)),
+        ("mqtt://10.0.0.1:2883/", MqttAddress("10.0.0.1", 2883, False)),
+        ("mqtts://[fd00::1]:1", MqttAddress("fd00::1", 1, True)),
+    ],
+)
+def test_a_broker_may_be_reached_elsewhere(url: str, address: MqttAddress) -> None:
+    assert MqttAddress.parse(url) == address
+
+
+@pytest.mark.parametrize(
+    "url", ["fleet:8883", "https://a", "mqtt://", "mqtt://a:99999", "mqtt://a/b", "mqtt://u@a"]
+)
+def test_what_is_no_broker_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="no address of a broker"):
+        MqttAddress.parse(url)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _BUG, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+_HELP = {"-h", "--help"}
+_PACKAGES = {"backports": "backports.zstd"}
+"""What to install for a module of another name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the process's exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in {"-h", "--help"}:
+    if not words or words[0] in _HELP:
         print(_overview())
         return 0
     if words[0] in {"-V", "--version"}:
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(entry: Entry, words: list[str]) -> int:
-    from skerry.devices.errors import SkerryError
+    from skerry.devices.errors import MissingExtraError, SkerryError
     from skerry.devices.output import Output
 
     try:
@@ -63,6 +66,9 @@ def _run(entry: Entry, words: list[str]) -> int:
         with _naming_the_extra(entry):
             return int(module.run(args, Output(as_json=args.json)))
     except SkerryError as error:
+        if isinstance(error, MissingExtraError) and _HELP & set(words):
+            print(f"skerry {entry.name}: {entry.help}\n\n{error}")
+            return 0
         print(f"skerry {entry.name}: {error}", file=sys.stderr)
         return int(error.exit_code)
 
@@ -97,8 +103,8 @@ def _naming_the_extra(entry: Entry) -> Iterator[None]:
             raise
         from skerry.devices.errors import MissingExtraError
 
-        needed_by = f"skerry {entry.name}"
-        raise MissingExtraError(entry.extra, missing=missing, needed_by=needed_by) from error
+        package = _PACKAGES.get(missing, missing)
+        raise MissingExtraError(entry.extra, missing=package) from error
 
 
 def _overview() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -46,14 +45,6 @@ class Digest:
     def of(cls, data: bytes | bytearray | memoryview) -> Digest:
         """The digest of `data`."""
         return cls("sha256:" + hashlib.sha256(data).hexdigest())
-
-    @classmethod
-    def of_chunks(cls, chunks: Iterable[bytes]) -> Digest:
-        """The digest of the concatenated `chunks`."""
-        state = hashlib.sha256()
-        for chunk in chunks:
-            state.update(chunk)
-        return cls("sha256:" + state.hexdigest())
 
     @classmethod
     def from_hex(cls, hex_digits: str) -> Digest:

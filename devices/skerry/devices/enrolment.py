@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -36,16 +37,36 @@ _T = TypeVar("_T")
 ENROLMENT_LIMIT_BYTES = 1 << 20
 """The longest enrolment request or answer that is read, in bytes."""
 
+_MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
 SERVER_CA = "identity/server-ca.pem"
 """Below a device's home: the authority that the server is verified by; absent for the system's."""
 
 
 class MqttAddress(msgspec.Struct, frozen=True):
-    """Where the broker listens; `host` "" means the host of the server's URL."""
+    """Where the broker is reached; `host` "" means the host of the server's URL."""
 
     host: str
     port: int
     tls: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> MqttAddress:
+        """Read `mqtt://HOST[:PORT]`, or `mqtts://` for TLS.
+
+        Raises:
+            InputError: it is neither.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            parts, host, port = urlsplit(""), None, None
+        standard = _MQTT_PORTS.get(parts.scheme)
+        if standard is None or not host or parts.path.strip("/") or parts.query or parts.username:
+            remedy = "for example mqtts://fleet.example.org:8883"
+            raise InputError(f"{url!r} is no address of a broker", remedy=remedy)
+        return cls(host, port or standard, parts.scheme == "mqtts")
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True):

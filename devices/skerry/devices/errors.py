@@ -129,7 +129,7 @@ class UnavailableError(SkerryError):
 class MissingExtraError(UnavailableError):
     """A part of skerry that is not installed."""
 
-    def __init__(self, extra: str, *, missing: str, needed_by: str) -> None:
+    def __init__(self, extra: str, *, missing: str, needed_by: str | None = None) -> None:
         self.extra = extra
         super().__init__(
             f"needs the package {missing!r}, which is not installed",

@@ -52,7 +52,8 @@ def candidates(
         raise UnsupportedError(
             f"no engine here runs {names}",
             where=card.model,
-            remedy=f"formats that run here: {here}; install another engine or convert again",
+            remedy=f"formats that run here: {here}; install an engine, as with"
+            " pip install 'skerry[onnx]' or 'skerry[tflite]', or convert again",
         )
 
     def rank(item: ArtifactSpec) -> tuple[int, int, str]:

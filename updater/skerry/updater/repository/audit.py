@@ -57,7 +57,8 @@ def look_over(repository: OfflineRepository, now: float) -> list[Finding]:
     except Refusal as error:
         return [*found, Finding(name, False, error.problem)]
     days = (targets.expires.timestamp() - now) / _DAY_S
-    found.append(Finding(name, True, f"{len(releases)} releases, signed for {days:.0f} more days"))
+    count = "1 release" if len(releases) == 1 else f"{len(releases)} releases"
+    found.append(Finding(name, True, f"{count}, signed for {days:.0f} more days"))
     for release in releases:
         try:
             checked = Bundle.of(repository.blobs, release.manifest).verify()

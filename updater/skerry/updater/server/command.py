@@ -50,6 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--mqtt", default="127.0.0.1:0", metavar="HOST:PORT")
     serve.add_argument("--url", default="", help="the URL by which devices reach this server")
     serve.add_argument(
+        "--mqtt-url",
+        default="",
+        metavar="URL",
+        help="mqtt://HOST:PORT or mqtts://HOST:PORT by which devices reach the broker",
+    )
+    serve.add_argument(
         "--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="serve by TLS with these (PEM)"
     )
     serve.add_argument(
@@ -64,7 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve by TLS with a certificate of the fleet's own authority",
     )
     serve.add_argument(
-        "--plain", action="store_true", help="beyond this machine without TLS: it ends in front"
+        "--plain",
+        action="store_true",
+        help="beyond this machine without TLS: it ends in front (name --url and --mqtt-url)",
     )
     _configure_asking(actions)
     _configure_rollouts(actions)
@@ -216,17 +224,27 @@ def _init(args: argparse.Namespace, output: Output) -> int:
 
 
 def _serve(args: argparse.Namespace, output: Output) -> int:
+    from skerry.devices.enrolment import MqttAddress
     from skerry.updater.server.home import FleetHome, ServerAddress
     from skerry.updater.server.serve import parse_listen, serve
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     http, mqtt = parse_listen(args.http), parse_listen(args.mqtt)
+    broker_at = MqttAddress.parse(args.mqtt_url) if args.mqtt_url else None
 
     def ready(address: ServerAddress) -> None:
         mqtt_text = f"{address.mqtt['host']}:{address.mqtt['port']}"
         output.result(address, f"console and API {address.url}\nMQTT            {mqtt_text}")
 
-    serve(FleetHome(args.home), http, mqtt, url=args.url, ready=ready, tls=_tls(args))
+    serve(
+        FleetHome(args.home),
+        http,
+        mqtt,
+        url=args.url,
+        broker_at=broker_at,
+        ready=ready,
+        tls=_tls(args),
+    )
     return 0
 
 

@@ -101,6 +101,7 @@ def serve(
     mqtt: Listen,
     *,
     url: str = "",
+    broker_at: MqttAddress | None = None,
     tls: TlsChoice | None = None,
     ready: Callable[[ServerAddress], None] = lambda _: None,
     clock: Clock | None = None,
@@ -109,6 +110,7 @@ def serve(
 
     Args:
         url: the public URL, if devices reach this server by another one than `http` says.
+        broker_at: where devices reach the broker, if not as `mqtt` says; a proxy, for example.
         tls: how connections are secured; by default not at all, on this machine alone.
         ready: called once everything answers.
 
@@ -135,7 +137,8 @@ def serve(
         stack.callback(broker.stop)
         scheme = "http" if secured is None else "https"
         base = (url or f"{scheme}://{_shown(http.host)}:{address[1]}").rstrip("/")
-        at = MqttAddress(_reachable(mqtt.host), broker.port, tls=secured is not None)
+        own = MqttAddress(_reachable(mqtt.host), broker.port, tls=secured is not None)
+        at = broker_at or own
         fleet = _fleet(home, store, clock, base, at, "" if secured is None else secured.ca)
         doorman.fleet = fleet
         ports = _Ports(address[1], broker.port)
