@@ -53,6 +53,7 @@ soak: $(VENV)/.installed-dev ## long-running torture of the update path
 	@cd $(ROOT) && $(BIN)/python tests/fault/power.py --out hw-bench/results/power_cut.json
 	@cd $(ROOT) && $(BIN)/python tests/fault/sigkill.py --kills 200 --out hw-bench/results/sigkill.json
 	@cd $(ROOT) && $(BIN)/python tests/fault/fuzz_trust.py --out hw-bench/results/trust_fuzz.json
+	@cd $(ROOT) && $(BIN)/python tests/updater/fuzz_delta.py --out hw-bench/results/delta_fuzz.json
 	@cd $(ROOT) && $(BIN)/python tests/fault/interrupt_road.py --out hw-bench/results/interrupt_road.json
 
 record: $(VENV)/.installed-demo ## walk the road and keep what it prints, in the README too
