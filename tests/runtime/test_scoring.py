@@ -1,6 +1,8 @@
 """Scoring files and folders: whole or not at all, and on from where it was stopped."""
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from fakes.disk import QuickDisk
 from skerry.cli.main import main
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.scoring import ScoreLimits, Scorer, inputs_below, read_inputs
+from skerry.runtime.scorable import inputs_below, read_inputs
+from skerry.runtime.scoring import ScoreLimits, Scorer
 
 LIMITS = ScoreLimits(batch=4, part_rows=10)
 
@@ -197,3 +200,200 @@ def test_an_output_of_somebody_else_is_not_ours(tmp_path: Path, comment: bytes) 
     with zipfile.ZipFile(out, "w") as archive:
         archive.comment = comment
     assert not _scorer(tmp_path).is_done(source, out)
+
+
+def test_a_file_that_is_done_is_not_scored_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out, bundle = _source(tmp_path, 5), tmp_path / "o.npz", make_bundle(tmp_path / "b")
+    words = ["predict", str(bundle), str(source), "--out", str(out), "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["rows_now"] == 5
+    first = out.stat()
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["rows"], document["rows_now"]) == (5, 0)
+    assert (out.stat().st_ino, out.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    ("given", "out"),
+    [
+        ("x.npz", "x.npz"),
+        ("x.npz", "link.npz"),
+        ("link.npz", "x.npz"),
+        ("y.npz.parts/000000000000.npz", "y.npz"),
+        ("nest/in", "nest"),
+        ("nest/in", "again"),
+    ],
+)
+def test_no_output_takes_the_place_of_an_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, out: str
+) -> None:
+    inputs = [
+        tmp_path / name
+        for name in (
+            "x.npz",
+            "y.npz.parts/000000000000.npz",
+            "nest/in/a.npz",
+            "nest/in/in/a.npz",
+        )
+    ]
+    for path in inputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, x=_rows(3))
+    (tmp_path / "link.npz").symlink_to("x.npz")
+    (tmp_path / "again").symlink_to("nest")
+    before = [path.read_bytes() for path in inputs]
+    there = sorted(tmp_path.rglob("*"))
+    bundle = make_bundle(tmp_path.parent / f"{tmp_path.name}.b")
+    assert main(["predict", str(bundle), str(tmp_path / given), "--out", str(tmp_path / out)]) == 2
+    assert "would take the place of the input" in capsys.readouterr().err
+    assert [path.read_bytes() for path in inputs] == before
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+def test_two_inputs_of_one_output_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    np.savez(folder / "a.npz", x=_rows(3))
+    np.save(folder / "a.npy", _rows(2))
+    words = ["predict", str(make_bundle(tmp_path / "b")), str(folder), "--out", str(out)]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "a.npz and" in told or "a.npy and" in told
+    assert "a.npy" in told
+    assert "rename one" in told
+    assert not out.exists()
+
+
+def _spoil(folder: Path) -> set[str]:
+    """Put one file of each kind of damage into `folder`, and a good one before and after them."""
+    folder.mkdir()
+    np.savez(folder / "a_good.npz", x=_rows(3))
+    np.savez(folder / "z_good.npz", x=_rows(4))
+    np.savez_compressed(folder / "flipped.npz", x=_rows(500))
+    data = bytearray((folder / "flipped.npz").read_bytes())
+    data[200:260] = bytes(byte ^ 0x5A for byte in data[200:260])
+    (folder / "flipped.npz").write_bytes(data)
+    np.save(folder / "other.npy", _rows(3))
+    (folder / "other.npy").rename(folder / "other.npz")
+    huge = _header("<f4", (10**12, 4))
+    (folder / "huge.npy").write_bytes(huge)
+    (folder / "negative.npy").write_bytes(_header("<f4", (-1,)) + bytes(16))
+    (folder / "unclosed.npy").write_bytes(huge.replace(b"}", b" "))
+    (folder / "nothing.npy").write_bytes(_header("<U0", (10**12, 4)))
+    (folder / "long_header.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{")
+    for name, how in (("bomb", zipfile.ZIP_DEFLATED), ("lzma", zipfile.ZIP_LZMA)):
+        with zipfile.ZipFile(folder / f"{name}.npz", "w", how) as archive:
+            archive.writestr("x.npy", huge)
+    (folder / "loop.npz").symlink_to("loop.npz")
+    os.mkfifo(folder / "fifo.npz")
+    return {path.name for path in folder.iterdir() if "good" not in path.name}
+
+
+def _header(descr: str, shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def test_bad_files_are_told_and_the_rest_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    bad = _spoil(folder)
+    words = ["predict", str(make_bundle(tmp_path / "b")), str(folder), "--out", str(out)]
+    for before in (0, 2):
+        assert main([*words, "--json"]) == 2
+        document = json.loads(capsys.readouterr().out)
+        assert document["failed"].keys() == bad
+        assert document["files_done_before"] == before
+    assert "would be 16000000000000 bytes" in document["failed"]["huge.npy"]
+    assert "would be 16000000000000 bytes" in document["failed"]["bomb.npz"]
+    assert {path.name for path in out.iterdir()} == {"a_good.npz", "z_good.npz"}
+
+
+def test_an_input_that_has_become_unreadable_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc":
+        np.savez(folder / f"{name}.npz", x=_rows(3))
+    words = ["predict", str(make_bundle(tmp_path / "b")), str(folder), "--out", str(out), "--json"]
+    assert main(words) == 0
+    capsys.readouterr()
+    (folder / "b.npz").unlink()
+    (folder / "b.npz").symlink_to("b.npz")
+    assert main(words) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert list(document["failed"]) == ["b.npz"]
+    assert "cannot be read" in document["failed"]["b.npz"]
+    assert document["files_done_before"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "code", "told"),
+    [
+        ("in", "in/a.npz/x", 2, "lies in the folder"),
+        ("in", "file", 2, "a file lies where a folder is needed; give another --out"),
+        ("in", "file/below", 2, "a file lies where a folder is needed; give another --out"),
+        ("in/a.npz", "file/o.npz", 2, "a file lies where a folder is needed"),
+        ("in/a.npz", "in", 2, "is a folder; give the name of a file"),
+        ("in/a.npz", ".", 2, "is a folder; give the name of a file"),
+        ("in", "n" * 300, 5, "check the folder and its rights"),
+        ("in/a.npz", f"{'n' * 300}/o.npz", 5, "check the folder and its rights"),
+    ],
+)
+def test_an_output_that_cannot_be_is_told_with_its_remedy(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    out: str,
+    code: int,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("file").touch()
+    np.savez("in/a.npz", x=_rows(3))
+    assert main(["predict", str(make_bundle(Path("b"))), given, "--out", out]) == code
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.out == ""
+
+
+def test_an_output_that_cannot_be_written_ends_the_run_and_what_was_done_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    long = "b" * 250  # a name that leaves no room for the temporary one beside it
+    for name in ("a", long, "c"):
+        np.savez(folder / f"{name}.npz", x=_rows(3))
+    words = ["predict", str(make_bundle(tmp_path / "b")), str(folder), "--out", str(out), "--json"]
+    assert main(words) == 5
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["rows_now"], list(document["failed"])) == (3, [f"{long}.npz"])
+    assert "check the folder and its rights" in captured.err
+    assert {path.name for path in out.iterdir()} == {"a.npz"}
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    source, out = _source(tmp_path, 50), tmp_path / "out.npz"
+    with pytest.raises(Stop):
+        _scorer(tmp_path).score(source, out, _stopping(30))  # type: ignore[arg-type]
+    part = tmp_path / "out.npz.parts" / "000000000008.npz"
+    data = bytearray(part.read_bytes())
+    data[180] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(InputError, match=r"000000000008\.npz.*remove it"):
+        _scorer(tmp_path).score(source, out, lambda count: None)
+    part.unlink()
+    assert _scorer(tmp_path).score(source, out, lambda count: None) == 8

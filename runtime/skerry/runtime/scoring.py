@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,15 +19,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.devices.digest import digest_file
+from skerry.devices.digest import digest_rest
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import Disk, RealDisk, replacing
 from skerry.runtime.engine.base import Arrays
 from skerry.runtime.runtime import Runtime
+from skerry.runtime.scorable import parts_of, read_inputs, reading
 
-__all__ = ["Made", "ScoreLimits", "Scorer", "inputs_below", "read_inputs"]
+__all__ = ["Made", "OutputError", "ScoreLimits", "Scorer", "make_folder"]
 
-_SUFFIXES = (".npy", ".npz")
+
+class OutputError(UnavailableError):
+    """An output cannot be written, and so most likely the next one neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +74,13 @@ class Scorer:
         self._limits, self._disk = limits or ScoreLimits(), disk or RealDisk()
 
     def is_done(self, source: Path, out: Path) -> bool:
-        """Whether `out` holds what `score` would write."""
-        return _made(out) == self._made_from(source)
+        """Whether `out` holds what `score` would write.
+
+        Raises:
+            InputError: there is an output, and `source` cannot be read.
+        """
+        made = _made(out)
+        return made is not None and made == self._made_from(source)
 
     def score(self, source: Path, out: Path, advance: Callable[[int], None]) -> int:
         """Score every row of the file `source`, and write the outputs to `out`.
@@ -81,21 +89,27 @@ class Scorer:
             advance: told how many rows more are done, also those found done.
 
         Returns:
-            Rows scored now; fewer than the file has where parts of it were done.
+            Rows scored now; fewer than the file has where parts of it, or all, were done.
 
         Raises:
-            InputError: the file does not hold the model's inputs.
+            InputError: the file does not hold the model's inputs, or `out` is a folder.
             SignatureMismatch: they do not fit the signature.
-            UnavailableError: the engine failed, or the disk is full.
+            OutputError: the disk is full, or what is there may not be written.
+            UnavailableError: the engine failed.
         """
+        made = self._made_from(source)
         arrays = read_inputs(source, [spec.name for spec in self._info.inputs])
-        rows, made = len(next(iter(arrays.values()))), self._made_from(source)
+        rows = len(next(iter(arrays.values())))
+        _make_room(out)
+        if _made(out) == made:
+            advance(rows)
+            return 0
         step = max(1, self._limits.part_rows // self._limits.batch) * self._limits.batch
         if rows <= step:
             self._write(out, self._answers(arrays, 0, rows, advance), made)
             return rows
-        folder, scored = out.with_name(f"{out.name}.parts"), 0
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, scored = parts_of(out), 0
+        make_folder(folder)
         paths = []
         for start in range(0, rows, step):
             path, stop = folder / f"{start:012d}.npz", min(start + step, rows)
@@ -112,7 +126,8 @@ class Scorer:
 
     def _made_from(self, source: Path) -> Made:
         info = self._info
-        digest = str(digest_file(source).digest)
+        with reading(source) as file:
+            digest = str(digest_rest(file).digest)
         return Made(info.manifest, info.artifact, info.engine, self._limits.batch, digest)
 
     def _answers(
@@ -128,58 +143,51 @@ class Scorer:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _write(self, path: Path, arrays: Arrays, made: Made) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, disk=self._disk) as file:
-            _write_npz(file, arrays, msgspec.json.encode(made))
+        try:
+            with replacing(path, disk=self._disk) as file:
+                _write_npz(file, arrays, msgspec.json.encode(made))
+        except UnavailableError as error:
+            raise OutputError(error.problem, where=error.where, remedy=error.remedy) from error
 
 
-def read_inputs(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz that are inputs, or the one of an .npy where there is one input.
-
-    What else an .npz holds is left alone.
+def make_folder(path: Path) -> None:
+    """Make a folder for outputs, and those above it; one that is there is as good.
 
     Raises:
-        InputError: it is no such file, an input is missing, or their lengths differ or are 0.
+        InputError: a file lies there, or above.
+        OutputError: it may not be made.
     """
     try:
-        arrays = dict(_read(path, names))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, KeyError) as error:
-        raise InputError(f"not a file of plain arrays: {error}", where=path) from error
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise InputError(f"the arrays need one length above 0: {lengths}", where=path)
-    return arrays
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            "a file lies where a folder is needed", where=path, remedy="give another --out"
+        ) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
-def inputs_below(folder: Path) -> list[Path]:
-    """Every .npz and .npy below `folder`, sorted; hidden ones and unfinished parts are not."""
-    found = []
-    for path in folder.rglob("*"):
-        own = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") or part.endswith(".parts") for part in own)
-        if path.suffix in _SUFFIXES and not hidden and path.is_file():
-            found.append(path)
-    return sorted(found)
+def _make_room(out: Path) -> None:
+    """Make the folder of `out`, and see that a file can take its place."""
+    make_folder(out.parent)
+    try:
+        taken = out.is_dir()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    if taken:
+        raise InputError("is a folder", where=out, remedy="give the name of a file")
 
 
-def _read(path: Path, names: list[str]) -> Iterator[tuple[str, NDArray[Any]]]:
-    if path.suffix == ".npy":
-        if len(names) != 1:
-            raise InputError(f"is one array of {len(names)}", where=path, remedy="give an .npz")
-        yield names[0], np.atleast_1d(np.load(path, allow_pickle=False))
-        return
-    with np.load(path, allow_pickle=False) as archive:
-        for name in names:
-            if name not in archive.files:
-                have = ", ".join(archive.files) or "nothing"
-                raise InputError(f"no array {name!r}", where=path, remedy=f"it has {have}")
-            yield name, np.atleast_1d(archive[name])
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write: {error.strerror}", where=path, remedy="check the folder and its rights"
+    )
 
 
 def _joined(paths: list[Path]) -> dict[str, NDArray[Any]]:
     parts = []
     for path in paths:
-        with np.load(path, allow_pickle=False) as archive:
+        with reading(path) as file, np.load(file, allow_pickle=False) as archive:
             parts.append({name: archive[name] for name in archive.files})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -197,7 +205,8 @@ def _write_npz(file: BinaryIO, arrays: Arrays, comment: bytes) -> None:
 def _made(path: Path) -> Made | None:
     """What an output says it was made from; None where it is not there, or not one of ours."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        # Opened first: a ZipFile that finds no file would lose a Ctrl-C in its `__del__`.
+        with reading(path) as file, zipfile.ZipFile(file) as archive:
             return msgspec.json.decode(archive.comment, type=Made)
-    except (OSError, zipfile.BadZipFile, msgspec.DecodeError, UnicodeDecodeError):
+    except InputError:
         return None

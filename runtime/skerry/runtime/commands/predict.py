@@ -2,8 +2,9 @@
 
 IN.npz holds one array for each input of the bundle, named as the input (or IN.npy the only one);
 OUT.npz gets one for each output. Of a folder every .npz and .npy below it is scored to the same
-place below OUT. Rows are scored in batches. What is stopped, by Ctrl-C or by a power cut, goes on
-where it was when the same command is given again; what is done already is not done twice.
+place below OUT; one that cannot be is told at the end, and the rest goes on. Rows are scored in
+batches. What is stopped, by Ctrl-C or by a power cut, goes on where it was when the same command is
+given again; what is done already is not done twice.
 
 Examples:
     skerry predict out/bundle scans.npz --out scores.npz
@@ -16,13 +17,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from skerry.devices.errors import InputError
+from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.output import Output
 from skerry.runtime.commands.engines import add_engine_arguments, engine_of
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.prepared import Info
 from skerry.runtime.runtime import Runtime
-from skerry.runtime.scoring import ScoreLimits, Scorer, inputs_below
+from skerry.runtime.scorable import outputs_of
+from skerry.runtime.scoring import OutputError, ScoreLimits, Scorer, make_folder
 
 __all__ = ["configure", "run"]
 
@@ -39,15 +41,16 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, output: Output) -> int:
     if args.batch < 1:
         raise InputError("must be at least 1", where="--batch")
+    outputs = outputs_of(args.inputs, args.out)
     options = RuntimeOptions(artifact=args.artifact, engine=engine_of(args))
     runtime = Runtime.open(args.bundle, options)
     info = runtime.info()
     assert info is not None
     scorer = Scorer(runtime, ScoreLimits(batch=args.batch))
     try:
-        if args.inputs.is_dir():
-            return _folder(args, output, scorer, info)
-        return _file(args, output, scorer, info)
+        if args.inputs in outputs:
+            return _file(args, output, scorer, info)
+        return _folder(args, output, scorer, info, outputs)
     except KeyboardInterrupt:
         output.note("stopped; the same command goes on from here")
         raise
@@ -66,47 +69,56 @@ def _file(args: Namespace, output: Output, scorer: Scorer, info: Info) -> int:
 
         now = scorer.score(args.inputs, args.out, advance)
     document = {"out": str(args.out), "rows": rows, "rows_now": now, **_told(info)}
-    output.result(document, f"{rows} rows scored by {info.artifact}: {args.out}")
+    before = f", {rows - now} of them before" if now < rows else ""
+    output.result(document, f"{rows} rows scored by {info.artifact}{before}: {args.out}")
     return 0
 
 
-def _folder(args: Namespace, output: Output, scorer: Scorer, info: Info) -> int:
-    if args.out.resolve().is_relative_to(args.inputs.resolve()):
-        raise InputError(
-            "lies in the folder of inputs", where=args.out, remedy="give another --out"
-        )
-    paths = inputs_below(args.inputs)
-    if not paths:
-        raise InputError("no .npz or .npy in this folder", where=args.inputs)
-    failed: dict[str, str] = {}
-    rows = done = 0
-    with output.progress(f"scoring {len(paths)} files", len(paths)) as progress:
-        for path in paths:
+def _folder(
+    args: Namespace, output: Output, scorer: Scorer, info: Info, outputs: dict[Path, Path]
+) -> int:
+    make_folder(args.out)
+    failed: dict[str, InputError | UnavailableError] = {}
+    rows = before = scored = 0
+    with output.progress(f"scoring {len(outputs)} files", len(outputs)) as progress:
+        for path, out in outputs.items():
             name = str(path.relative_to(args.inputs))
-            out = (args.out / name).with_suffix(".npz")
             try:
                 if scorer.is_done(path, out):
-                    done += 1
+                    before += 1
                 else:
                     rows += scorer.score(path, out, lambda count: None)  # noqa: ARG005 - files are counted
-            except InputError as error:
-                failed[name] = str(error)
+                scored += 1
+            except (InputError, UnavailableError) as error:
+                failed[name] = error
+                if isinstance(error, OutputError):
+                    break
             progress.advance(1, name)
     document = {
         "out": str(args.out),
-        "files": len(paths),
-        "files_done_before": done,
+        "files": len(outputs),
+        "files_done_before": before,
         "rows_now": rows,
-        "failed": failed,
+        "failed": {name: str(error) for name, error in failed.items()},
         **_told(info),
     }
-    scored = len(paths) - len(failed)
-    text = f"{scored} of {len(paths)} files scored by {info.artifact}, {done} of them before"
+    text = f"{scored} of {len(outputs)} files scored by {info.artifact}, {before} of them before"
     output.result(document, f"{text}: {args.out}")
-    if failed:
-        name, problem = next(iter(failed.items()))
-        raise InputError(f"{len(failed)} of {len(paths)} files not scored, as {name}: {problem}")
-    return 0
+    return _verdict(failed, len(outputs) - scored, len(outputs))
+
+
+def _verdict(failed: dict[str, InputError | UnavailableError], left: int, files: int) -> int:
+    """Fail as the one that ended it did; else as bad input, if any is."""
+    if not failed:
+        return 0
+    last = next(reversed(failed.values()))
+    if isinstance(last, OutputError):
+        raise last
+    name, problem = next(iter(failed.items()))
+    text = f"{left} of {files} files not scored, as {name}: {problem}"
+    if any(isinstance(error, InputError) for error in failed.values()):
+        raise InputError(text)
+    raise UnavailableError(text)
 
 
 def _told(info: Info) -> dict[str, str]:
