@@ -4,9 +4,13 @@
     python examples/gateway/loop.py BUNDLE /run/skerry-gateway/readings
 
 Each line on stdin, or in a FIFO that it makes where one is named, holds the values of one row of
-the model's only input, separated by commas, as a serial port or `mosquitto_sub` gives them. SIGHUP
-takes the bundle in again, without missing a reading: one that does not pass its golden test is
-turned down, and the old one goes on. Under systemd (`Type=notify`) it says when it is ready.
+the model's only input, separated by commas, as a serial port or `mosquitto_sub` gives them. The
+answer is the best score and its label, or the only score, of the first output. A line that cannot
+be answered (no numbers, a value the input's type cannot hold, a score that is not finite) gets
+`{"error": …}`, and the loop goes on.
+
+SIGHUP takes the bundle in again, without missing a reading: one that does not pass its golden test
+is turned down, and the old one goes on. Under systemd (`Type=notify`) it says when it is ready.
 """
 
 import json
@@ -37,31 +41,46 @@ def reload(runtime: Runtime, path: Path) -> None:
 
 
 def row_of(line: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """One reading as a batch of one row."""
+    """One reading as a batch of one row.
+
+    Raises:
+        ValueError: it is not numbers, too many or few, or the type cannot hold one of them, as
+            300 in a uint8 or 0.5 in an int64. NaN in a float is left for the runtime to refuse.
+    """
     values = np.array([float(text) for text in line.split(",")])
-    return values.astype(dtype).reshape(1, *shape[1:])
+    with np.errstate(invalid="ignore", over="ignore"):  # looked for below
+        row = values.astype(dtype)
+    if row.dtype.kind == "f":  # may round, but not overflow
+        kept = np.isfinite(row) == np.isfinite(values)
+    else:  # from 2**53 on, float() has rounded already
+        kept = (row == values) & (np.abs(values) < 2**53)
+    if not kept.all():
+        raise ValueError(f"{values[~kept][0]} does not fit {dtype}")
+    return row.reshape(1, *shape[1:])
 
 
 def answer(runtime: Runtime, line: str) -> dict[str, object]:
     """What to say to one reading."""
-    (spec,) = runtime.info().inputs
     try:
+        (spec,) = runtime.info().inputs
         found = runtime.answer({spec.name: row_of(line, spec.shape, spec.dtype)})
-    except (SkerryError, ValueError) as error:
+        scores = np.ravel(next(iter(found.outputs.values()))).astype(float)
+        best = int(scores.argmax())
+        if not np.isfinite(scores[best]):
+            raise ValueError(f"the score is {scores[best]}")
+    except (SkerryError, ValueError, TypeError) as error:
         return {"error": str(error)}
-    scores = next(iter(found.outputs.values()))[0]
-    best = int(scores.argmax())
-    labels = found.release.card.labels
-    return {
-        "label": labels[best] if labels else best,
-        "score": float(scores[best]),
-        "version": found.release.card.version,
-    }
+    card = found.release.card
+    told = {"score": float(scores[best]), "version": card.version}
+    if len(scores) > 1:
+        told["label"] = card.labels[best] if best < len(card.labels) else best
+    return told
 
 
 def readings(fifo: Path | None) -> Iterator[str]:
     """Lines of stdin until it ends, or of a FIFO for good, whoever writes to it."""
     if fifo is None:
+        sys.stdin.reconfigure(errors="replace")
         yield from sys.stdin
         return
     fifo.unlink(missing_ok=True)

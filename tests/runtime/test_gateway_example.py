@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -8,9 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from fakes.bundles import BIAS, linear, make_bundle
+from skerry.runtime.bundle.card import TensorSpec, Tolerance
+from skerry.runtime.bundle.writer import ArtifactFile, write_bundle
+from skerry.runtime.runtime import Runtime
 
 
 def test_the_loop_answers_reloads_and_turns_a_bad_bundle_down(root: Path, tmp_path: Path) -> None:
@@ -38,6 +44,9 @@ def test_the_loop_answers_reloads_and_turns_a_bad_bundle_down(root: Path, tmp_pa
         assert ask("1,2,3,4")["label"] == "abc"[best]
         assert "error" in ask("1,2,x")
         assert "error" in ask("1,2,nan,4")
+        process.stdin.buffer.write(b"1,\xff,3,4\n")
+        assert "error" in ask("")
+        assert "error" in json.loads(process.stdout.readline())
         make_bundle(bundle, version="2", golden_error=1.0)
         process.send_signal(signal.SIGHUP)
         assert "kept the old release" in process.stderr.readline()
@@ -53,6 +62,93 @@ def test_the_loop_answers_reloads_and_turns_a_bad_bundle_down(root: Path, tmp_pa
     finally:
         process.kill()
         process.wait()
+
+
+def _runtime(tmp_path: Path, operator: str, dtype: str, shape: tuple[int, ...]) -> Runtime:
+    """A runtime of `operator` over rows of four, as float32 of `shape`."""
+    more = {"Cast": {"to": TensorProto.FLOAT}, "ReduceSum": {"keepdims": 0}}
+    axes = ["axes"] if operator == "ReduceSum" else []
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["in", *axes], ["out"], **more.get(operator, {}))],
+        "one",
+        [helper.make_tensor_value_info("in", kind, ["n", 4])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", *shape[1:]])],
+        [numpy_helper.from_array(np.array([1]), name) for name in axes],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    x = np.ones((4, 4), dtype)
+    y = np.full((4, *shape[1:]), 4 if axes else 1, np.float32)
+    artifact = ArtifactFile(
+        path=tmp_path / "m.onnx",
+        format="onnx",
+        precision="fp32",
+        inputs=("in",),
+        outputs=("out",),
+        tolerance=Tolerance(atol=1e-3),
+        golden={"y": y},
+    )
+    write_bundle(
+        tmp_path / "m",
+        model="one",
+        version="1",
+        inputs=[TensorSpec("x", dtype, (-1, 4))],
+        outputs=[TensorSpec("y", "float32", shape)],
+        artifacts=[artifact],
+        golden_inputs={"x": x},
+    )
+    return Runtime.open(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("operator", "dtype", "shape", "answers"),
+    [
+        (
+            "ReduceSum",
+            "float32",
+            (-1,),
+            {"1,2,3,4": 10.0, "1,1,1,inf": "inf", "1,1e300,1,1": "fit"},
+        ),
+        (
+            "Cast",
+            "uint8",
+            (-1, 4),
+            {
+                "1,2.0,255,0": 255.0,
+                "1,2,300,4": "300",
+                "1,-1,3,4": "-1",
+                "1,nan,3,4": "nan",
+                "1,inf,3,4": "inf",
+                "1,2.5,3,4": "2.5",
+                "1,2,3": "reshape",
+                "": "convert",
+            },
+        ),
+        ("Cast", "int64", (-1, 4), {"-5,1,1,3": 3.0, "9007199254740993,1,1,1": "fit"}),
+        ("Reciprocal", "float32", (-1, 4), {"1,2,4,8": 1.0, "1,0,1,1": "inf", "1,nan,1,1": "NaN"}),
+    ],
+)
+def test_a_line_gets_an_answer_in_json_or_is_refused(
+    root: Path,
+    tmp_path: Path,
+    operator: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    answers: dict[str, float | str],
+) -> None:
+    loop = runpy.run_path(str(root / "examples/gateway/loop.py"))
+    runtime = _runtime(tmp_path, operator, dtype, shape)
+    try:
+        for line, wanted in answers.items():
+            told = json.loads(json.dumps(loop["answer"](runtime, line), allow_nan=False))
+            if isinstance(wanted, str):
+                assert wanted in told["error"], line
+            else:
+                assert told["score"] == wanted, line
+                assert ("label" in told) == (shape != (-1,))
+    finally:
+        runtime.close()
 
 
 def _unit(root: Path, name: str, tmp_path: Path) -> str:
