@@ -44,3 +44,11 @@ def test_bytes_and_tables_for_people() -> None:
         "a      1.5",
         "bcd   10.0",
     ]
+
+
+def test_a_table_moves_no_terminal():
+    text = table(["reason"], [["\x1b[2Jevil\r2026 fake\n"], ["x" * 2000], ["größer – ✓"]])
+    assert len(text.splitlines()) == 5
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "\\x1b[2Jevil\\r2026 fake\\n" in text
+    assert max(map(len, text.splitlines())) <= 200

@@ -1,5 +1,8 @@
 import hashlib
 import random
+import secrets
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
@@ -144,3 +147,52 @@ def test_a_set_out_of_bounds_is_refused(wire):
 def test_a_set_that_is_too_long_is_refused_before_it_is_read():
     with pytest.raises(InputError):
         SketchSet.decode(bytes(100), limits=SketchLimits(set_bytes=99))
+
+
+_MUTATE = """
+import sys
+import numpy as np
+from skerry.devices.errors import InputError
+from skerry.runtime.sketches import KllSketch
+
+draw, taken = np.random.default_rng(int(sys.argv[1])), 0
+honest = []
+for rows in (0, 1, 2, 150, 500, 40_000):
+    sketch = KllSketch()
+    sketch.update(draw.standard_normal(rows, np.float32))
+    honest.append(sketch.encode())
+    assert KllSketch(honest[-1]).encode() == honest[-1]
+for _ in range(4000):
+    damaged = bytearray(honest[draw.integers(len(honest))])
+    near = min(len(damaged), int(draw.choice([8, 60, len(damaged)])))
+    for _ in range(draw.integers(1, 4)):
+        damaged[draw.integers(near)] = draw.integers(256)
+    del damaged[draw.integers(8, 2 * len(damaged) + 9) :]
+    try:
+        read = KllSketch(bytes(damaged))
+    except InputError:
+        continue
+    taken += 1
+    read.merge(KllSketch(honest[-1]))
+    read.quantiles([0.0, 0.5, 1.0])
+    read.cdf([0.0])
+print(taken)
+"""
+
+
+def test_a_damaged_sketch_never_reaches_the_library() -> None:
+    """In a process of its own: the library would end it."""
+    seed = secrets.randbits(32)
+    print("seed", seed)
+    command = [sys.executable, "-c", _MUTATE, str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"seed {seed}: {done.returncode} {done.stderr}"
+    assert int(done.stdout) > 100
+
+
+def test_a_sketch_of_values_that_are_not_finite_is_refused() -> None:
+    sketch = KllSketch()
+    sketch.update(np.arange(100, dtype=np.float32))
+    damaged = sketch.encode()[:-4] + np.float32("nan").tobytes()
+    with pytest.raises(InputError, match="not finite"):
+        KllSketch(damaged)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from skerry.devices.errors import UnavailableError
-from skerry.telemetry.embedded import BrokerLimits, EmbeddedBroker
+from skerry.telemetry.embedded import BrokerLimits, EmbeddedBroker, _Packets
 from skerry.telemetry.link import Message
 from skerry.telemetry.mqtt import MqttLimits, MqttLink, MqttOptions
 from skerry.telemetry.topics import device_may
@@ -137,3 +137,35 @@ def test_a_port_that_is_taken_is_said_so(broker):
     second = EmbeddedBroker(lambda *_: True, may, port=broker.port)
     with pytest.raises(UnavailableError):
         second.start()
+
+
+def publish(topic, body, qos):
+    packet = text(topic) + (b"\0\1" if qos else b"") + body
+    length = [len(packet)] if len(packet) < 128 else [len(packet) & 127 | 128, len(packet) >> 7]
+    return bytes([0x30 | qos << 1, *length]) + packet
+
+
+@pytest.mark.parametrize("qos", [2, 3])
+@pytest.mark.parametrize("split", [False, True])
+def test_what_the_broker_would_keep_for_ever_ends_the_connection(broker, qos, split):
+    first = connect(b"acme/a", b"of acme/a") + publish(b"skerry/v1/acme/a/event", b"x", 1)
+    packet = publish(b"skerry/v1/acme/a/event", b"y", qos)
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=SECONDS) as peer:
+        for part in [first[:7], first[7:], packet[:1], packet[1:]] if split else [first + packet]:
+            peer.sendall(part)
+        found = b""
+        try:
+            while part := peer.recv(100):
+                found += part
+        except ConnectionResetError:
+            pass
+    assert bytes([0x50]) not in found, "no PUBREC"
+
+
+def test_packets_are_found_wherever_the_stream_is_cut():
+    stream = connect(b"a", b"b") + bytes([0xC0, 0]) + publish(b"t", bytes(200), 1) + b"\xe0\0"
+    for size in (1, 2, 3, 7, len(stream)):
+        packets, heads = _Packets(), []
+        for at in range(0, len(stream), size):
+            heads += packets.heads(stream[at : at + size])
+        assert heads == [0x10, 0xC0, 0x32, 0xE0]

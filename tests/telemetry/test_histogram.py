@@ -53,6 +53,10 @@ def test_it_comes_back_from_bytes(values):
         {"count": -1, "buckets": {0: -1}},
         {"count": 1, "buckets": {10**9: 1}},
         {"count": 1, "buckets": {0: 1}, "total": math.inf},
+        {"count": 1, "buckets": {0: 1}, "total": 1.7e308},
+        {"count": 1, "buckets": {0: 1}, "total": -1.0},
+        {"count": 2**63, "buckets": {0: 2**63}},
+        {"count": 1, "buckets": {0: 1}, "low": 1.0, "high": 1e300},
         {"count": 1, "buckets": {0: 1}, "low": 2.0, "high": 1.0},
     ],
 )
@@ -66,3 +70,12 @@ def test_edges():
     assert counted([0.0]).quantile(0.5) == 2.0**-30
     with pytest.raises(InputError):
         Histogram().add(math.nan)
+
+
+def test_what_is_added_up_can_always_be_read_again():
+    most = Histogram(count=2**48, total=2.0**78, low=1.0, high=2.0**30, buckets={479: 2**48})
+    total = Histogram()
+    for _ in range(3):
+        total.merge(most)
+    assert (total.count, total.total) == (2**48, 2.0**78)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(total), type=Histogram) == total

@@ -61,10 +61,23 @@ def test_what_is_too_old_goes_but_a_clock_that_was_not_set_takes_nothing_away(tm
     outbox.put("window", b"1970", priority=Priority.WINDOW)
     clock.jump(1_800_000_000)
     outbox.put("window", b"today", priority=Priority.WINDOW)
+    outbox.put("event", b"event", priority=Priority.EVENT)
+    outbox.close()
+    outbox = Outbox(tmp_path / "o.db", LATER, OutboxLimits(seconds=3600), clock)
     clock.jump(4000)
     outbox.put("window", b"later", priority=Priority.WINDOW)
-    assert [m.body for m in outbox.peek(10)] == [b"1970", b"later"]
+    assert [m.body for m in outbox.peek(10)] == [b"event", b"1970", b"later"]
     assert outbox.dropped == 1
+
+
+def test_a_clock_that_is_set_right_takes_nothing_of_this_run_away(tmp_path):
+    clock = FakeClock(now=1_800_000_000.0)
+    outbox = Outbox(tmp_path / "o.db", BOOT, OutboxLimits(seconds=3600), clock)
+    outbox.put("window", b"before", priority=Priority.WINDOW)
+    clock.jump(40 * 86_400)
+    outbox.put("window", b"after", priority=Priority.WINDOW)
+    assert [m.body for m in outbox.peek(10)] == [b"before", b"after"]
+    assert outbox.dropped == 0
 
 
 def test_too_long_a_message_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from skerry.telemetry.mqtt import MqttLimits, MqttLink, MqttOptions, device_link
 from skerry.telemetry.outbox import Outbox, Priority
 from skerry.telemetry.topics import Address, Topic, device_may
 from skerry.telemetry.uplink import Uplink, UplinkLimits
+from skerry.telemetry.window import Window
 
 ME = Address(TenantId("acme"), DeviceId("cam-1"))
 SECONDS = 30.0
@@ -141,6 +142,35 @@ def test_what_cannot_be_read_stops_nothing(fake, payload):
     until(lambda: len(sink.rows) == 1)
     assert collector.refused == 2
     until(lambda: broker.unacknowledged == 0)
+
+
+def test_what_the_server_does_not_know_is_not_offered_for_ever(fake):
+    _, sink, collector, outbox, uplink, _, _ = fake
+    window = Window(start=1.0, end=2.0, manifest="sha256:" + "0" * 64, artifact="a", sketches=b"?")
+    for _ in range(70):
+        outbox.put("event", b"of a later version", priority=Priority.EVENT)
+    outbox.put("window", window.encode(), priority=Priority.WINDOW)
+    put(outbox, 1)
+    until(lambda: uplink.send_waiting() == 0 and outbox.waiting == 0)
+    assert len(sink.rows) == 1
+    assert collector.refused == 71
+
+
+def test_one_record_that_cannot_be_stored_takes_no_other_with_it(fake):
+    _, sink, collector, outbox, uplink, _, _ = fake
+    store = sink.store
+
+    def storing(batch):
+        if any(record.value.delta_bytes == 3 for record in batch):
+            raise OverflowError("too large for the database")
+        return store(batch)
+
+    sink.store = storing
+    put(outbox, 10)
+    uplink.send_waiting()
+    until(lambda: outbox.waiting == 0)
+    assert len(sink.rows) == 9
+    assert (collector.stored, collector.refused) == (9, 1)
 
 
 def test_a_device_survives_nonsense_from_the_server(fake):

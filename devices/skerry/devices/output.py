@@ -17,10 +17,11 @@ from typing import Any, TextIO
 
 import msgspec
 
-__all__ = ["Output", "Progress", "human_bytes", "table"]
+__all__ = ["Output", "Progress", "human_bytes", "shown", "table"]
 
 _BAR_CELLS = 24
 _REDRAW_SECONDS = 0.1
+_MOST_SHOWN = 200
 
 
 @dataclass
@@ -110,9 +111,17 @@ def human_bytes(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def shown(value: object) -> str:
+    """`value` as text for a terminal: control characters as escapes, at most 200 characters."""
+    text = str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain table: numbers to the right, words to the left."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    """A plain table: numbers to the right, words to the left, nothing that moves a terminal."""
+    cells = [[shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
     numeric = [
         all(row[i][:1].isdigit() or row[i][:1] in "-+." for row in cells if row[i])

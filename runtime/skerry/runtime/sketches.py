@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from skerry.devices.errors import InputError, MissingExtraError
 from skerry.runtime.engine.base import Arrays
 from skerry.runtime.features import Features, features
+from skerry.runtime.kll_form import check_kll
 
 __all__ = ["KllSketch", "QuantileSketch", "Sketch", "SketchLimits", "SketchSet"]
 
 _K = 200
-_KLL_FAMILY = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,11 @@ class KllSketch:
         if encoded is None:
             self._kll = kll_floats_sketch(_K)
             return
-        k = int.from_bytes(encoded[4:6], "little")
-        if len(encoded) < 8 or encoded[2] != _KLL_FAMILY or k != _K:
-            raise InputError("not a KLL sketch of k = 200", where="sketch")
+        check_kll(encoded, _K)
         try:
             self._kll = kll_floats_sketch.deserialize(encoded)
-            ends = [] if self._kll.is_empty() else self._kll.get_quantiles([0.0, 0.5, 1.0])
         except (ValueError, IndexError, RuntimeError, MemoryError) as error:
             raise InputError(f"damaged KLL sketch: {error}", where="sketch") from error
-        if not np.all(np.isfinite(ends)):
-            raise InputError("KLL sketch holds values that are not finite", where="sketch")
 
     @property
     def count(self) -> int:

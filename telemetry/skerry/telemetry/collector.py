@@ -89,7 +89,9 @@ class TelemetrySink(Protocol):
 class Collector:
     """From link to sink: store, commit, PUBACK, and then the device's own acknowledgement.
 
-    A message that cannot be read is counted, acknowledged to the broker, and not to the device.
+    A message that cannot be read, or not be stored whatever is tried, is counted and acknowledged
+    as well, as far as it says which one it is: the device would offer it again for ever, and in the
+    place of others.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Collector:
         self._link.publish(Message(str(Topic(address, "cmd", command.id)), command.encode()))
 
     def _received(self, delivery: Delivery) -> None:
+        envelope: Envelope | None = None
         try:
             topic = Topic.parse(delivery.topic)
             envelope = Envelope.decode(delivery.payload)
@@ -139,6 +142,8 @@ class Collector:
             self.refused += 1
             _LOG.warning("message on %s not understood: %s", delivery.topic[:200], error)
             delivery.ack()
+            if envelope is not None:
+                self._acknowledge([(topic.address, envelope.boot, envelope.seq)])
             return
         record = Record(
             address=topic.address,
@@ -191,21 +196,38 @@ class Collector:
         while True:
             try:
                 new = self._sink.store(records)
-                break
             except UnavailableError as error:
                 _LOG.warning("could not store %d records: %s", len(records), error)
                 if self._stop.wait(self._limits.retry_seconds):
                     return
-        self.stored += len(new)
-        self.duplicates += len(records) - len(new)
+            except Exception:  # noqa: BLE001 - logged; the others of the batch are stored
+                self._store_singly(batch)
+                return
+            else:
+                self.stored += len(new)
+                self.duplicates += len(records) - len(new)
+                self._settle(batch)
+                return
+
+    def _store_singly(self, batch: list[tuple[Record, Delivery]]) -> None:
+        if len(batch) > 1:
+            for one in batch:
+                self._store([one])
+            return
+        _LOG.exception("a record of %s cannot be stored", batch[0][0].address)
+        self.refused += 1
+        self._settle(batch)
+
+    def _settle(self, batch: list[tuple[Record, Delivery]]) -> None:
+        """Tell broker and device that nobody waits for these any more."""
         for _, delivery in batch:
             delivery.ack()
-        self._acknowledge(records)
+        self._acknowledge((record.address, record.boot, record.seq) for record, _ in batch)
 
-    def _acknowledge(self, records: list[Record]) -> None:
+    def _acknowledge(self, keys: Iterable[tuple[Address, str, int]]) -> None:
         seqs: dict[tuple[Address, str], set[int]] = {}
-        for record in records:
-            seqs.setdefault((record.address, record.boot), set()).add(record.seq)
+        for address, boot, seq in keys:
+            seqs.setdefault((address, boot), set()).add(seq)
         for (address, boot), numbers in seqs.items():
             ranges = ranges_of(numbers)
             for first in range(0, len(ranges), _ACK_RANGES):

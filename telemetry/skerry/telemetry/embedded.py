@@ -4,7 +4,7 @@ amqtt touches the session of whoever a CONNECT names before it asks whether the 
 sends a Last Will anywhere, and reads packets of up to 256 MB. So the gate reads the CONNECT
 first, with a bound in bytes and time, and lets through only those who may log in, under a client
 id that is their own user name, with a will on a topic of their own; from then on it bounds each
-packet.
+packet, and ends a connection that publishes with QoS 2.
 
 amqtt keeps nothing over a restart and gives up on a PUBACK after five seconds: at least once
 rests on the outboxes and on the collector's own acknowledgements.
@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from amqtt.adapters import BufferReader, StreamReaderAdapter, StreamWriterAdapter
@@ -35,7 +35,7 @@ __all__ = ["Authenticate", "Authorize", "BrokerLimits", "EmbeddedBroker", "Gate"
 
 _LOG = logging.getLogger(__name__)
 _LISTENER = "default"
-_CONNECT = 0x10
+_CONNECT, _PUBLISH = 0x10, 3
 _REFUSED = bytes([0x20, 2, 0, 5])
 
 Authenticate = Callable[[str, str], bool]
@@ -89,24 +89,66 @@ class Gate(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # amqtt ship
 
 
 class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt ships no types
-    """The CONNECT that was read already, then the stream; its end at a packet beyond `most`."""
+    """The CONNECT that was read already, then the stream; its end at a packet beyond `most`.
+
+    Its end, too, at a PUBLISH of QoS 2: amqtt keeps each one until its sender releases it.
+    """
 
     def __init__(
         self, first: bytes, stream: asyncio.StreamReader, most: int, end: Callable[[], None]
     ) -> None:
         super().__init__(stream)
         self._first, self._most, self._end, self._ended = first, most, end, False
+        self._packets = _Packets()
 
     async def read(self, n: int = -1) -> bytes:
         if not 0 <= n <= self._most:
-            self._ended = True
-            self._end()
+            self._refuse(f"packet of {n} bytes")
         if self._ended:
-            raise NoDataError(f"packet of {n} bytes refused")
+            raise NoDataError("the connection is being closed")
         if self._first:
             part, self._first = self._first[:n], self._first[n:]
-            return part
-        return bytes(await super().read(n))
+        else:
+            part = bytes(await super().read(n))
+        if any(_is_exactly_once(head) for head in self._packets.heads(part)):
+            self._refuse("PUBLISH of QoS 2")
+        return part
+
+    def _refuse(self, what: str) -> NoReturn:
+        self._ended = True
+        self._end()
+        raise NoDataError(f"{what} refused")
+
+
+class _Packets:
+    """Finds where packets begin in a stream of bytes that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._left = self._length = self._shift = 0
+        self._in_length = False
+
+    def heads(self, part: bytes) -> Iterator[int]:
+        """The first byte of each packet that begins in the next piece."""
+        at = 0
+        while at < len(part):
+            if self._left:
+                skipped = min(self._left, len(part) - at)
+                self._left -= skipped
+                at += skipped
+                continue
+            byte, at = part[at], at + 1
+            if not self._in_length:
+                self._in_length, self._length, self._shift = True, 0, 0
+                yield byte
+                continue
+            self._length |= (byte & 0x7F) << self._shift
+            self._shift += 7
+            if byte < 0x80:
+                self._in_length, self._left = False, self._length
+
+
+def _is_exactly_once(head: int) -> bool:
+    return head >> 4 == _PUBLISH and bool(head & 0b100)
 
 
 class EmbeddedBroker:

@@ -16,6 +16,8 @@ __all__ = ["Histogram"]
 _SCALE = 4
 _LEAST, _MOST = 2.0**-30, 2.0**30
 _MOST_BUCKETS = 1024
+_MOST_COUNT = 1 << 48
+_ROUNDING = 1 + 1e-6
 _FINEST = 8
 
 
@@ -42,11 +44,14 @@ class Histogram(msgspec.Struct):
             raise ValueError("histogram scale or size is out of range")
         reach = 30 << self.scale
         for index, count in self.buckets.items():
-            if not -reach - 1 <= index <= reach or count < 1:
+            if not (-reach - 1 <= index <= reach and 1 <= count <= _MOST_COUNT):
                 raise ValueError("histogram bucket is out of range")
         if sum(self.buckets.values()) != self.count:
             raise ValueError("histogram counts do not add up")
-        if not (math.isfinite(self.total) and 0 <= self.low <= self.high < math.inf):
+        if not (
+            0 <= self.total <= self.count * _MOST * _ROUNDING
+            and 0 <= self.low <= self.high <= _MOST
+        ):
             raise ValueError("histogram bounds are out of range")
 
     @property
@@ -73,19 +78,22 @@ class Histogram(msgspec.Struct):
         self.total += value * count
 
     def merge(self, other: Histogram) -> None:
-        """Take in what `other` has counted, at the coarser of the two scales."""
+        """Take in what `other` has counted, at the coarser of the two scales.
+
+        A bucket that is full, at 2^48, stays so.
+        """
         if not other.count:
             return
         scale = min(self.scale, other.scale)
         mine, shift = self._at(scale), other.scale - scale
         for index, count in other.buckets.items():
             coarse = index >> shift
-            mine[coarse] = mine.get(coarse, 0) + count
+            mine[coarse] = min(_MOST_COUNT, mine.get(coarse, 0) + count)
         self.low = other.low if not self.count else min(self.low, other.low)
         self.high = max(self.high, other.high)
         self.scale, self.buckets = scale, mine
-        self.count += other.count
-        self.total += other.total
+        self.count = sum(mine.values())
+        self.total = min(self.total + other.total, self.count * _MOST)
 
     def quantile(self, rank: float) -> float:
         """The value at `rank`, 0 to 1, to within `relative_error`; 0 if nothing was counted."""
@@ -105,5 +113,5 @@ class Histogram(msgspec.Struct):
     def _at(self, scale: int) -> dict[int, int]:
         shift, result = self.scale - scale, dict[int, int]()
         for index, count in self.buckets.items():
-            result[index >> shift] = result.get(index >> shift, 0) + count
+            result[index >> shift] = min(_MOST_COUNT, result.get(index >> shift, 0) + count)
         return result

@@ -56,7 +56,9 @@ class OutboxLimits:
     Attributes:
         bytes: all messages together, with 64 bytes for each.
         message_bytes: the longest message.
-        seconds: how long a message is kept by the wall clock.
+        seconds: how long windows and twins of earlier runs are kept by the wall clock. Those of
+            this run are not, for the clock may be set while it runs; nor are events. The quota
+            bounds them.
     """
 
     bytes: int = 16 << 20
@@ -214,8 +216,9 @@ class Outbox:
     def _expire(self, database: sqlite3.Connection, held: int, now: float) -> int:
         """Drop what is too old, except what was put before the clock was set."""
         rows = database.execute(
-            "SELECT id, length(body) FROM message WHERE at BETWEEN ? AND ?",
-            (_CLOCK_WAS_SET, now - self._limits.seconds),
+            "SELECT id, length(body) FROM message"
+            " WHERE at BETWEEN ? AND ? AND boot != ? AND priority < ?",
+            (_CLOCK_WAS_SET, now - self._limits.seconds, self.boot, int(Priority.EVENT)),
         ).fetchall()
         return held - self._drop(database, rows)
 

@@ -96,4 +96,5 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError(f"malformed: {error}", where="window") from error
         if len(window.errors) > limits.errors or window.end < window.start:
             raise InputError("errors or times are out of range", where="window")
+        window.sketch_set()
         return window

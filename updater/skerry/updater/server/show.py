@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skerry.devices.output import human_bytes, table
+from skerry.devices.output import human_bytes, shown, table
 from skerry.updater.server.records import AuditEntry
 
 __all__ = ["audit", "devices", "events", "releases", "rollout", "rollouts"]
@@ -77,7 +77,8 @@ def rollouts(document: Mapping[str, Any]) -> str:
 def rollout(r: Mapping[str, Any]) -> str:
     """One rollout with its stages and devices."""
     lines = [
-        f"{r['id']}  {r['release']}  {r['state']}" + (f": {r['reason']}" if r["reason"] else "")
+        f"{r['id']}  {r['release']}  {r['state']}"
+        + (f": {shown(r['reason'])}" if r["reason"] else "")
     ]
     stages = [
         [s["name"], s["reach"], s["chosen"], s["succeeded"], s["failed"], s["late"]]

@@ -195,5 +195,8 @@ class SqlTelemetry:
 
 def _read_totals(row: sa.Row[Any]) -> Totals:
     values = {name: getattr(row, name) for name in _TOTALS}
-    values["latency"] = msgspec.msgpack.decode(row.latency, type=Histogram)
+    try:
+        values["latency"] = msgspec.msgpack.decode(row.latency, type=Histogram)
+    except msgspec.MsgspecError:  # of a time when less was asked of it
+        values["latency"] = Histogram()
     return Totals(**values)
