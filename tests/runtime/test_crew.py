@@ -73,6 +73,59 @@ def test_a_call_that_does_not_fit_spoils_no_other(tmp_path: Path) -> None:
             bad.result(20)
 
 
+@pytest.mark.parametrize("gain", [1.0, 9.0])
+def test_what_are_no_arrays_is_told_its_sender_alone(tmp_path: Path, gain: float) -> None:
+    held = Held(tmp_path, gain=gain)
+    with Crew(held.runtime, CrewLimits(threads=1)) as crew:
+        first = crew.submit({"x": X})
+        assert held.entered.acquire(timeout=20)
+        good, more = crew.submit({"x": X + 1}), crew.submit({"x": X + 2})
+        lists: Any = {"x": [[1.0, 2.0, 3.0, 4.0]]}
+        bad, last = crew.submit(lists), crew.submit({"x": X + 3})
+        held.go.set()
+        for n, future in enumerate((first, good, more, last)):
+            _right(future, X + n)
+        with pytest.raises(SignatureMismatch, match="list"):
+            bad.result(20)
+
+
+def test_a_bug_is_told_its_caller_alone(tmp_path: Path) -> None:
+    held = Held(tmp_path, gain=9.0)
+    assert held.runtime.active is not None
+    answer = held.runtime.active.session.predict
+
+    def predict(inputs: Any, *words: Any) -> Any:
+        if (inputs["x"] == 7.0).all(axis=1).any():
+            raise ZeroDivisionError
+        return answer(inputs, *words)
+
+    held.runtime.active.session.predict = predict  # type: ignore[method-assign]
+    with Crew(held.runtime, CrewLimits(threads=1)) as crew:
+        first = crew.submit({"x": X})
+        assert held.entered.acquire(timeout=20)
+        bad, good = crew.submit({"x": np.full_like(X, 7.0)}), crew.submit({"x": X + 1})
+        held.go.set()
+        _right(first, X)
+        _right(good, X + 1)
+        with pytest.raises(ZeroDivisionError):
+            bad.result(20)
+
+
+def test_what_is_past_its_deadline_is_not_run_beside_another(tmp_path: Path) -> None:
+    held = Held(tmp_path, gain=9.0)
+    with Crew(held.runtime, CrewLimits(threads=1)) as crew:
+        first = crew.submit({"x": X})
+        assert held.entered.acquire(timeout=20)
+        late = crew.submit({"x": X}, until=time.monotonic())
+        good = crew.submit({"x": X + 1})
+        held.go.set()
+        _right(first, X)
+        _right(good, X + 1)
+        with pytest.raises(CancelledError, match="deadline"):
+            late.result(20)
+    assert held.rows == [3, 3]
+
+
 def test_what_waits_together_is_one_batch_where_that_gains(tmp_path: Path) -> None:
     held = Held(tmp_path, gain=9.0)
     with Crew(held.runtime, CrewLimits(threads=1, batch_rows=7)) as crew:

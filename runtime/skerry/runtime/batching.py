@@ -13,27 +13,34 @@ __all__ = ["join", "repeated", "rows_of", "split"]
 
 
 def rows_of(inputs: Arrays) -> int:
-    """The length of axis 0, or 1 where that cannot be told."""
+    """The length of axis 0, or 1 where that cannot be told: what came may not be arrays."""
     for array in inputs.values():
-        return len(array) if array.ndim else 1
+        return len(array) if _is_array(array) and array.ndim else 1
     return 1
 
 
 def join(calls: Sequence[Arrays]) -> Arrays | None:
     """The inputs of all `calls` end to end on axis 0; None where they do not go together.
 
-    They do if they have the same names and, name by name, one dtype and one shape but for axis 0.
-    Inputs of one call that differ in length are not joined: whoever refuses them shall see them.
+    They do if they are arrays of the same names and, name by name, of one dtype and one shape but
+    for axis 0. Inputs of one call that differ in length are not joined: whoever refuses them shall
+    see them.
     """
     first = calls[0]
     for inputs in calls:
-        if inputs.keys() != first.keys() or len({a.shape[:1] for a in inputs.values()}) != 1:
+        if inputs.keys() != first.keys() or not all(map(_is_array, inputs.values())):
+            return None
+        if len({array.shape[:1] for array in inputs.values()}) != 1:
             return None
         for name, array in inputs.items():
             like = first[name]
             if array.ndim < 1 or array.dtype != like.dtype or array.shape[1:] != like.shape[1:]:
                 return None
     return {name: np.concatenate([inputs[name] for inputs in calls]) for name in first}
+
+
+def _is_array(found: object) -> bool:
+    return isinstance(found, np.ndarray)
 
 
 def repeated(default: Arrays, inputs: Arrays, outputs: Sequence[str] | None) -> Arrays:

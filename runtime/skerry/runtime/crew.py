@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from skerry.devices.cpus import usable_cpus
-from skerry.devices.errors import CancelledError, QuotaError, SkerryError, UnavailableError
+from skerry.devices.errors import CancelledError, QuotaError, UnavailableError
 from skerry.runtime.batching import rows_of
 from skerry.runtime.engine.base import Arrays
 
@@ -38,7 +38,8 @@ class CrewLimits:
         threads: that answer at once; 0 for as many as CPUs may be used at once.
         waiting: the most calls that wait for one; the next is refused.
         batch_rows: the longest batch that waiting calls are joined to; 1 to join none.
-        batch_gain: they are joined where a batch is at least so many times faster than its rows.
+        batch_gain: they are joined where a batch is at least so many times faster than its rows,
+            and the model answers each row by itself.
         deadline_s: of a call that names none.
     """
 
@@ -79,6 +80,7 @@ class Crew:
         Raises:
             QuotaError: too many wait already.
             UnavailableError: the crew is closed.
+            CancelledError: told by the future: `until` came before a thread was free.
         """
         latest = time.monotonic() + self._limits.deadline_s if until is None else until
         job = _Job(inputs, None if outputs is None else tuple(outputs), version, latest)
@@ -136,22 +138,38 @@ class Crew:
 
     def _work(self) -> None:
         """In a thread: answer what waits, unless another thread has taken it along."""
-        jobs = [job for job in self._take() if job.future.set_running_or_notify_cancel()]
+        jobs = self._in_time(self._take())
         if not jobs:
             return
-        first, until = jobs[0], max(job.until for job in jobs)
-        found: Sequence[Answer | SkerryError | BaseException]
-        try:
-            found = self._runtime.answer_all(
-                [job.inputs for job in jobs], first.outputs, version=first.version, until=until
-            )
-        except BaseException as error:  # noqa: BLE001 - it is each caller's to see
-            found = [error] * len(jobs)
-        for job, one in zip(jobs, found, strict=True):
+        for job, one in zip(jobs, self._found(jobs), strict=True):
             if isinstance(one, BaseException):
                 job.future.set_exception(one)
             else:
                 job.future.set_result(one)
+
+    def _found(self, jobs: Sequence[_Job]) -> Sequence[Answer | BaseException]:
+        """What each of `jobs`, which go together, ends with. A bug is that one's alone."""
+        first, until = jobs[0], max(job.until for job in jobs)
+        try:
+            return self._runtime.answer_all(
+                [job.inputs for job in jobs], first.outputs, version=first.version, until=until
+            )
+        except BaseException as error:  # noqa: BLE001 - it is the caller's to see
+            if len(jobs) == 1:
+                return [error]
+            return [one for job in jobs for one in self._found([job])]
+
+    def _in_time(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Those that somebody still waits for; whose deadline has come is told so."""
+        kept, now = [], time.monotonic()
+        for job in jobs:
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            if job.until > now:
+                kept.append(job)
+            else:
+                job.future.set_exception(CancelledError("not begun by the deadline", where="crew"))
+        return kept
 
     def _take(self) -> list[_Job]:
         """The oldest job that waits, and those behind it that may share its batch."""
@@ -160,24 +178,22 @@ class Crew:
         with self._lock, suppress(IndexError):  # another thread was quicker
             while not jobs or rows < most:
                 job = self._waiting.popleft()
-                more = rows_of(job.inputs)
-                if jobs and not (rows + more <= most and job.goes_with(jobs[0])):
+                if jobs and not (rows + job.rows <= most and job.goes_with(jobs[0])):
                     self._waiting.appendleft(job)
                     break
                 jobs.append(job)
-                rows += more
+                rows += job.rows
         return jobs
 
     def _most_rows(self) -> int:
-        active = self._runtime.active
-        gains = active is not None and active.batch_gain >= self._limits.batch_gain
-        return self._limits.batch_rows if gains else 1
+        active, limits = self._runtime.active, self._limits
+        return 1 if active is None else active.joined_rows(limits.batch_rows, limits.batch_gain)
 
 
 class _Job:
     """A call that waits for a thread."""
 
-    __slots__ = ("future", "inputs", "outputs", "until", "version")
+    __slots__ = ("future", "inputs", "outputs", "rows", "until", "version")
 
     def __init__(
         self,
@@ -187,6 +203,7 @@ class _Job:
         until: float,
     ) -> None:
         self.inputs, self.outputs, self.version, self.until = inputs, outputs, version, until
+        self.rows = rows_of(inputs)
         self.future: Future[Answer] = Future()
 
     def goes_with(self, other: _Job) -> bool:

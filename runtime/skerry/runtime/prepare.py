@@ -17,6 +17,7 @@ from skerry.runtime.engine.base import Arrays, Engine, EngineOptions
 from skerry.runtime.engine.caching import CacheLimits, CachingEngine
 from skerry.runtime.engine.select import available_formats, available_providers, open_engine
 from skerry.runtime.golden import check_golden
+from skerry.runtime.independence import rows_are_independent
 from skerry.runtime.measured import Candidate, Choices, Measurement, key_of, measure, variants
 from skerry.runtime.prepared import Prepared
 from skerry.runtime.room import SwapLimits
@@ -129,6 +130,7 @@ def _load(
         seconds = _warm_up(session, _rows(bundle, arrays, 1), max(1, options.warm_up_runs))
         batch = _rows(bundle, arrays, min(_BATCH_ROWS, golden.rows, options.session.rows))
         gain = rows_of(batch) * seconds / _warm_up(session, batch, max(1, options.warm_up_runs))
+        independent = rows_are_independent(session, _rows(bundle, arrays, None), chosen.tolerance)
         if options.cache is not None:
             engine = CachingEngine(engine, options.cache, chosen.blob.digest, seconds)
             session = Session(bundle.card, chosen, engine, options.session)
@@ -143,6 +145,7 @@ def _load(
         golden,
         seconds,
         gain,
+        independent,
         options.isolation is not None,
         Breaker(options.breaker),
         standby,
@@ -184,8 +187,8 @@ def _open(chosen: ArtifactSpec, bundle: Bundle, options: RuntimeOptions) -> Engi
     return IsolatedEngine(chosen.format, path, options.engine, options.isolation, blob)
 
 
-def _rows(bundle: Bundle, arrays: Arrays, count: int) -> Arrays:
-    """The first `count` golden rows, by input name."""
+def _rows(bundle: Bundle, arrays: Arrays, count: int | None) -> Arrays:
+    """The first `count` golden rows, or all where None, by input name."""
     return {spec.name: arrays[f"input/{spec.name}"][:count] for spec in bundle.card.inputs}
 
 

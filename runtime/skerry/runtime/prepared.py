@@ -44,6 +44,7 @@ class Prepared:
         session: what answers; call it between `enter` and `leave`.
         row_seconds: the quickest single-row call of the warm-up.
         batch_gain: how many times faster rows are answered eight at a time than one by one.
+        independent: whether strangers' rows may share a batch (`skerry.runtime.independence`).
         bytes: of memory that it is taken to need.
         isolated: whether the engine is another process, so that a call may take its whole limit.
         breaker: whether the engine is asked at all after failures.
@@ -60,6 +61,7 @@ class Prepared:
         golden: GoldenResult,
         row_seconds: float,
         batch_gain: float,
+        independent: bool,
         isolated: bool,
         breaker: Breaker,
         standby: Prepared | None = None,
@@ -72,6 +74,7 @@ class Prepared:
         self.golden = golden
         self.row_seconds = row_seconds
         self.batch_gain = batch_gain
+        self.independent = independent
         self.isolated = isolated
         self.bytes = bytes
         self.info = _info(bundle, artifact, engine)
@@ -106,6 +109,15 @@ class Prepared:
             return self.session.predict(inputs, outputs, until)
         finally:
             self.leave()
+
+    def joined_rows(self, most: int, gain: float) -> int:
+        """The longest batch that waiting calls are joined to, of `most` rows; 1 where a batch is
+        less than `gain` times faster than its rows, or one call would change another's answer."""
+        return most if self.independent and self.batch_gain >= gain else 1
+
+    def call_seconds(self, rows: int) -> float:
+        """What a call of `rows` is taken to need, from what the warm-up measured."""
+        return self.row_seconds * max(1.0, rows / max(1.0, self.batch_gain))
 
     def same_signature(self, other: Prepared) -> bool:
         """Whether a call for one may be answered by the other."""

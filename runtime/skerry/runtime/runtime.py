@@ -56,7 +56,7 @@ class Runtime:
         self._observer = observer
         self._serving = Serving(self._options)
         self._crew: Crew | None = None
-        self._making = Lock()
+        self._making, self._closed = Lock(), False
 
     @classmethod
     def open(
@@ -132,7 +132,7 @@ class Runtime:
         """Answer nothing more; give everything back when the calls under way have ended."""
         self._serving.close()
         with self._making:
-            crew, self._crew = self._crew, None
+            crew, self._crew, self._closed = self._crew, None, True
         if crew is not None:
             crew.close()
 
@@ -175,10 +175,13 @@ class Runtime:
         Raises:
             SkerryError: as `predict`.
             QuotaError: too many calls wait already.
+            UnavailableError: the runtime is closed.
         """
         from skerry.runtime.crew import Crew  # it needs asyncio, which others do without
 
         with self._making:
+            if self._closed:
+                raise UnavailableError("the runtime is closed")
             crew = self._crew = self._crew or Crew(self)
         return await crew.predict(inputs, outputs, until=until)
 
@@ -218,16 +221,19 @@ class Runtime:
         until: float | None = None,
     ) -> list[Answer | SkerryError]:
         """As `answer` for several callers: in one run of the engine where their inputs go
-        together, else one by one. Each gets an answer or an error of its own."""
-        joined = join(calls) if len(calls) > 1 else None
+        together and the model answers each row by itself, else one by one. Each gets an answer or
+        an error of its own."""
+        active = self._serving.active
+        together = len(calls) > 1 and active is not None and active.independent
+        joined = join(calls) if together else None
         if joined is not None:
             began = time.perf_counter()
             try:
                 answer = self._answer(joined, outputs, version, until, None)
                 parts = split(answer.outputs, [rows_of(inputs) for inputs in calls])
             except (SkerryError, ValueError):
-                pass  # each alone will tell whose fault it is
-            else:
+                parts = []  # each alone will tell whose fault it is
+            if parts and answer.release.independent:  # another release may have answered
                 for inputs, part in zip(calls, parts, strict=True):
                     tell(self._observer, answer.release, began, inputs, part)
                 return [answer._replace(outputs=part) for part in parts]

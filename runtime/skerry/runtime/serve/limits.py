@@ -33,7 +33,8 @@ class ServeLimits:
         threads: the most inferences at once off the event loop; 0 for one per core.
         waiting: the most inferences waiting for one of those threads; the next is answered 503.
         batch_rows: the longest batch that waiting inferences are joined to; 1 to join none.
-        batch_gain: they are joined where a batch is at least so many times faster than its rows.
+        batch_gain: they are joined where a batch is at least so many times faster than its rows,
+            and the model answers each row by itself.
         deadline_s: when an inference off the event loop is answered 504 at the latest. A request
             may ask for less by its parameter `timeout`, in microseconds.
         rate: inferences per second over all clients, answered 429 beyond; 0 for no limit.

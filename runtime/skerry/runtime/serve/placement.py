@@ -31,8 +31,9 @@ def runs_inline(release: Prepared, limits: ServeLimits) -> bool:
 
 
 def batch_rows(release: Prepared, limits: ServeLimits) -> int:
-    """The longest batch that waiting calls are joined to; 1 where joining does not pay."""
-    return limits.batch_rows if release.batch_gain >= limits.batch_gain else 1
+    """The longest batch that waiting calls are joined to; 1 where joining does not pay, or where
+    one call would change another's answer."""
+    return release.joined_rows(limits.batch_rows, limits.batch_gain)
 
 
 def share(under_way: int, threads: int) -> int:
@@ -49,4 +50,6 @@ def place(release: Prepared, limits: ServeLimits) -> Placement:
             True, 1, f"a row takes {row_us:.0f} us; threads pay from {least:.0f} us on"
         )
     why = f"{gain:.2f} times faster in a batch; joining pays from {limits.batch_gain:g} times on"
+    if not release.independent:
+        why = "and the rows of one batch change each other's answers: none are joined"
     return Placement(False, batch_rows(release, limits), f"a row takes {row_us:.0f} us, {why}")
