@@ -150,6 +150,18 @@ def test_what_is_no_token_or_certificate_is_refused(
         Access(clients_ca=pair[0])
     bad = tmp_path / "bad.pem"
     bad.write_text("no certificate")
+    missing = tmp_path / "missing.pem"
+    for access in (
+        Access(certificate=pair[0], key=missing),
+        Access(certificate=missing, key=pair[1]),
+        Access(certificate=pair[0], key=pair[1], clients_ca=missing),
+    ):
+        with pytest.raises(InputError, match="No such file") as caught:
+            access.context()
+        assert caught.value.where == str(missing)
+    with pytest.raises(InputError, match="no certificate") as caught:
+        Access(certificate=pair[0], key=pair[1], clients_ca=bad).context()
+    assert caught.value.where == str(bad)
     for rpc in (None, Address()):
         with pytest.raises(InputError, match=r"bad\.pem"):
             Server(runtime, rpc=rpc, access=Access(token=TOKEN, certificate=bad, key=pair[1]))

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from fakes.bundles import make_bundle
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import BundleError, DigestMismatch, InputError, SkerryError
+from skerry.devices.errors import (
+    BundleError,
+    DigestMismatch,
+    InputError,
+    SkerryError,
+    UnavailableError,
+)
 from skerry.runtime.blobs import FolderBlobs
 from skerry.runtime.bundle.card import BlobRef, Card, TensorSpec, Tolerance
 from skerry.runtime.bundle.layout import Limits, parse_index, parse_manifest
@@ -268,3 +274,28 @@ def test_skopeo_copies_it_whole(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     assert Bundle.open(tmp_path / "copy").manifest == Bundle.open(folder).manifest
     Bundle.open(tmp_path / "copy").verify()
+
+
+UNREADABLE = Path("/proc/self/mem")  # a file that opens, and whose first byte no read gets
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="no such file here")
+@pytest.mark.parametrize("which", ["index", "artifact"])
+def test_what_the_disk_does_not_give_is_unavailable(tmp_path: Path, which: str) -> None:
+    folder = make_bundle(tmp_path / "b")
+    bundle = Bundle.open(folder)
+    path = folder / "index.json"
+    if which == "artifact":
+        path = bundle.path(bundle.card.artifacts[0].blob)
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.raises(UnavailableError, match="cannot read: Input/output error") as caught:
+        Bundle.open(folder).verify()
+    assert path.name in str(caught.value.where)
+
+
+def test_a_folder_name_that_no_disk_has_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="name too long"):
+        Bundle.open(tmp_path / ("long" * 1000))
+    with pytest.raises(UnavailableError, match="name too long"):
+        FolderBlobs(tmp_path / ("long" * 1000)).open(Digest.of(b""))

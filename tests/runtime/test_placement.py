@@ -46,6 +46,18 @@ def test_quick_models_run_inline_and_batches_are_made_where_they_gain(
     assert f"a row takes {seconds * 1e6:.0f} us" in found.why
 
 
+def test_a_long_batch_is_not_for_the_event_loop(release: Prepared) -> None:
+    release.row_seconds, release.batch_gain = 50e-6, 4.0
+    assert [runs_inline(release, LIMITS, rows) for rows in (1, 16, 17, 4096)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    release.batch_gain = 0.5
+    assert not runs_inline(release, LIMITS, 5)
+
+
 def test_each_thread_takes_its_part() -> None:
     assert share(16, 2) == 8
     assert share(5, 2) == 3

@@ -1,6 +1,7 @@
 """gRPC, driven by hand-made messages: every method, every refusal, and what stays bounded."""
 
 import gzip
+import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -382,6 +383,45 @@ def test_an_address_that_cannot_be_had(runtime: Runtime, tmp_path: Path) -> None
         assert path.stat().st_mode & 0o777 == 0o660
         with pytest.raises(UnavailableError, match="in use"):
             Server(runtime, rpc=Address(uds=path)).start()
+
+
+def test_a_successor_keeps_its_sockets_when_the_one_before_has_drained(tmp_path: Path) -> None:
+    runtime = Runtime.open(make_bundle(tmp_path / "b"))
+    release = runtime.active
+    assert release is not None
+    release.row_seconds = 1.0
+    entered, leave, answer = threading.Event(), threading.Event(), release.session.predict
+
+    def held(*words: Any) -> Any:
+        entered.set()
+        assert leave.wait(20)
+        return answer(*words)
+
+    release.session.predict = held  # type: ignore[method-assign]
+    paths = (tmp_path / "rest", tmp_path / "rpc")
+    first = Server(runtime, uds=paths[0], rpc=Address(uds=paths[1]))
+    first.start()
+    with grpc.insecure_channel(first.rpc_address) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(
+            _raw().SerializeToString(), timeout=TIMEOUT_S
+        )
+        assert entered.wait(20)
+        ending = threading.Thread(target=first.stop)
+        ending.start()
+        while any(_answers(path) for path in paths):
+            ending.join(0.01)
+        with Server(runtime, uds=paths[0], rpc=Address(uds=paths[1])):
+            assert ending.is_alive()
+            leave.set()
+            ending.join()
+            assert pb.ModelInferResponse.FromString(call.result(TIMEOUT_S)).outputs
+            assert all(_answers(path) for path in paths)
+    assert not any(path.exists() for path in paths)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def test_messages_are_those_of_an_outside_client() -> None:

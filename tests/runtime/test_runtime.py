@@ -178,6 +178,38 @@ def test_a_call_under_way_ends_on_the_release_it_began_with(tmp_path: Path) -> N
     assert not release.enter()
 
 
+def test_going_back_to_a_release_that_still_drains_loads_it_again(tmp_path: Path) -> None:
+    runtime = Runtime()
+    first, second, third = (
+        runtime.prepare(Bundle.open(make_bundle(tmp_path / version, version=version)))
+        for version in "123"
+    )
+    runtime.activate(first)
+    assert first.enter()
+    runtime.activate(second)
+    runtime.activate(third)
+    assert first.retired
+    assert not first.closed
+    runtime.activate(first)
+    for _ in range(2):
+        assert runtime.answer({"x": X}).release.card.version == "1"
+        first.leave()
+        runtime.activate(first)
+    runtime.close()
+
+
+def test_what_the_active_release_became_it_can_be_activated_again(tmp_path: Path) -> None:
+    runtime = _runtime(tmp_path)
+    release = runtime.active
+    assert release is not None
+    release.close()
+    with pytest.raises(UnavailableError):
+        runtime.predict({"x": X})
+    runtime.activate(release)
+    np.testing.assert_allclose(runtime.predict({"x": X})["y"], linear(X), atol=1e-5)
+    runtime.close()
+
+
 def test_the_observer_is_told_of_every_call(tmp_path: Path) -> None:
     class Seen(list[Observation]):
         def observed(self, call: Observation) -> None:

@@ -2,6 +2,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_predict_refuses_a_bad_file(
     assert main(words) == 2
     assert "in.npz" in (message := capsys.readouterr().err) or "input x" in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize("way", ["--http", "--uds"])
+def test_run_serves_on_a_unix_socket(tmp_path: Path, way: str) -> None:
+    bundle, path = str(make_bundle(tmp_path / "b")), tmp_path / "s"
+    at = str(path) if way == "--uds" else f"unix:{path}"
+    command = [sys.executable, "-m", "skerry.cli.main", "run", bundle, way, at]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert f"answers at unix:{path}" in process.stdout.readline()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert not path.exists()
 
 
 def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:

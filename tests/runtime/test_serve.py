@@ -259,6 +259,20 @@ def test_a_unix_socket_is_served_and_removed(runtime: Runtime, tmp_path: Path) -
     assert not path.exists()
 
 
+@pytest.mark.parametrize("form", ["file", "socket"])
+def test_what_another_put_in_its_place_is_left(runtime: Runtime, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "s"
+    other = socket.socket(socket.AF_UNIX)
+    with Server(runtime, uds=path):
+        path.unlink()
+        if form == "file":
+            path.write_text("mine")
+        else:
+            other.bind(str(path))
+    assert path.exists()
+    other.close()
+
+
 def test_a_listener_that_was_handed_in_outlives_the_server(runtime: Runtime) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(2):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,6 +265,65 @@ def test_what_waits_is_answered_as_one_batch_where_the_model_gains(
     while held.entered.acquire(blocking=False):
         found += 1
     assert found == runs
+
+
+def test_a_long_batch_of_a_quick_model_holds_up_nobody(tmp_path: Path) -> None:
+    held = Held(tmp_path)
+    release = held.runtime.active
+    assert release is not None
+    release.row_seconds, release.batch_gain = 20e-6, 1.0
+    rows = np.zeros((100, 4), np.float32)
+    with Server(held.runtime, limits=ServeLimits(threads=1)) as server:
+        client = Client(server)
+        status, _, data = client.post(_json(rows, parameters={"timeout": 1}))
+        assert (status, b"not answered within" in data) == (504, True)
+        held.leave.set()
+        assert client.post(_json(rows))[0] == 200
+
+
+def test_a_deadline_holds_on_the_event_loop_too(tmp_path: Path) -> None:
+    runtime = Runtime.open(make_bundle(tmp_path / "b"))
+    release = runtime.active
+    assert release is not None
+    release.row_seconds = 0.0
+    answer, seen = release.session.predict, list[float | None]()
+
+    def predict(inputs: Any, outputs: Any, until: float | None) -> Any:
+        seen.append(until)
+        return answer(inputs, outputs, until)
+
+    release.session.predict = predict  # type: ignore[method-assign]
+    with Server(runtime) as server:
+        client, began = Client(server), time.monotonic()
+        assert client.post(_json())[0] == 200
+        assert client.post(_json(parameters={"timeout": 9_000_000}))[0] == 200
+    assert seen[0] is None
+    assert seen[1] is not None
+    assert began + 9 < seen[1] < time.monotonic() + 9
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_what_json_cannot_tell_is_not_left_out(client: Client, value: float) -> None:
+    rows = np.full((1, 4), value, np.float32)
+    body, length = _binary(rows)
+    status, _, data = client.post(body, inference_header_content_length=length)
+    assert status == 400
+    error = json.loads(data)["error"]
+    assert "output y" in error
+    assert "binary_data" in error
+    body, length = _binary(rows, parameters={"binary_data_output": True})
+    status, headers, data = client.post(body, inference_header_content_length=length)
+    assert status == 200
+    assert not np.isfinite(np.frombuffer(data[int(headers[LENGTH]) :], np.float32)).any()
+    assert client.post(_json(id="null"))[0] == 200
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_number_too_large_for_its_datatype_is_refused(client: Client, nested: bool) -> None:
+    row: list[Any] = [1.0, 1e39, 1.0, 1.0]
+    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [row] if nested else row}
+    status, _, data = client.post(json.dumps({"inputs": [tensor]}).encode())
+    assert (status, b"input x" in data, b"too large" in data) == (400, True, True)
 
 
 def test_a_bug_is_500_and_service_goes_on(tmp_path: Path) -> None:

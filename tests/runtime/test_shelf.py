@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fakes.bundles import BIAS, linear, make_bundle
 from skerry.devices.errors import DigestMismatch, InputError, QuotaError, UnavailableError
 from skerry.devices.files import RealDisk
+from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.heat import Heat, Resident, victim
 from skerry.runtime.labels import Labels, newest, version_of
 from skerry.runtime.room import Footprint
@@ -100,6 +102,88 @@ def test_a_label_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
         labels.set("m", "stable", "1")
     assert labels.of("m") == {}
     assert list(tmp_path.iterdir()) == []
+
+
+# Loading
+
+UNREADABLE = Path("/proc/self/mem")  # a file that opens, and whose first byte no read gets
+
+
+def _spoil(bundle: Path) -> Path:
+    """Let the artifact of a bundle be a file that cannot be read."""
+    opened = Bundle.open(bundle)
+    path = opened.path(opened.card.artifacts[0].blob)
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    return bundle
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="no such file here")
+def test_a_disk_that_cannot_be_read_costs_no_other_model_its_memory(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "good", model="good")
+    _spoil(make_bundle(tmp_path / "bad", model="bad"))
+    shelf = Shelf(tmp_path, limits=_limits(1, load_s=0.0))
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match="cannot read: Input/output error"):
+            shelf.answer("bad", {"x": X})
+    shelf.answer("good", {"x": X})
+    shelf.close()
+
+
+def test_a_bug_while_loading_gives_the_memory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "m", model="m")
+    shelf = Shelf(tmp_path, limits=_limits(1, load_s=0.0))
+
+    def broken(*_: object) -> object:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf._stock, "open", broken)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                shelf.load("m")
+    shelf.load("m")
+    shelf.close()
+
+
+def test_a_closed_shelf_loads_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(_versions(tmp_path, "1"))
+    shelf.answer("m", {"x": X})
+    shelf.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        shelf.answer("m", {"x": X})
+    assert shelf.names_loaded() == ()
+
+
+def test_what_was_being_loaded_when_the_shelf_was_closed_is_closed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(_versions(tmp_path, "1"))
+    loading, go, opened = threading.Event(), threading.Event(), shelf._stock.open
+
+    def slow(key: Key) -> Bundle:
+        loading.set()
+        assert go.wait(20)
+        return opened(key)
+
+    monkeypatch.setattr(shelf._stock, "open", slow)
+    problems: list[UnavailableError] = []
+
+    def load() -> None:
+        with pytest.raises(UnavailableError, match="closed") as caught:
+            shelf.load("m")
+        problems.append(caught.value)
+
+    caller = threading.Thread(target=load)
+    caller.start()
+    assert loading.wait(20)
+    shelf.close()
+    go.set()
+    caller.join()
+    assert len(problems) == 1
+    assert shelf.names_loaded() == ()
 
 
 # Memory

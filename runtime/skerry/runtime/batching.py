@@ -15,7 +15,8 @@ __all__ = ["join", "repeated", "rows_of", "split"]
 def rows_of(inputs: Arrays) -> int:
     """The length of axis 0, or 1 where that cannot be told: what came may not be arrays."""
     for array in inputs.values():
-        return len(array) if _is_array(array) and array.ndim else 1
+        shape = getattr(array, "shape", ())
+        return shape[0] if shape else 1
     return 1
 
 

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import BundleError, DigestMismatch
+from skerry.devices.errors import BundleError, DigestMismatch, UnavailableError
 from skerry.devices.files import Disk, RealDisk, replacing
 
-__all__ = ["BlobStore", "FolderBlobs"]
+__all__ = ["BlobStore", "FolderBlobs", "reading"]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around reading `path`.
+
+    Raises:
+        UnavailableError: the disk does not let it be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot read: {error.strerror or error}", where=path, remedy="check its rights"
+        ) from error
 
 
 class BlobStore(Protocol):
-    """Immutable bytes, each found by its digest."""
+    """Immutable bytes, each found by its digest. UnavailableError where the disk refuses."""
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is here, whole."""
@@ -52,23 +68,28 @@ class FolderBlobs:
         self._disk = disk or RealDisk()
 
     def has(self, digest: Digest) -> bool:
-        return (self._folder / digest.hex).is_file()
+        path = self._folder / digest.hex
+        with reading(path):
+            return path.is_file()
 
     def open(self, digest: Digest) -> BinaryIO:
-        return self.path(digest).open("rb")
+        path = self.path(digest)
+        with reading(path):
+            return path.open("rb")
 
     def path(self, digest: Digest) -> Path:
         path = self._folder / digest.hex
-        if not path.is_file():
+        if not self.has(digest):
             raise BundleError("blob is missing", where=digest, remedy="fetch the bundle again")
         return path
 
     def read(self, blob: Descriptor) -> bytes:
         path = self.path(blob.digest)
-        found = path.stat().st_size
-        if found != blob.size:
-            raise DigestMismatch(f"{found} bytes, expected {blob.size}", where=path)
-        data = path.read_bytes()
+        with reading(path):
+            found = path.stat().st_size
+            if found != blob.size:
+                raise DigestMismatch(f"{found} bytes, expected {blob.size}", where=path)
+            data = path.read_bytes()
         blob.digest.check(data, where=path)
         return data
 

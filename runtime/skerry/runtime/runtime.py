@@ -120,7 +120,7 @@ class Runtime:
         that was `previous` is closed when its calls have ended. Going back is activating it.
 
         Raises:
-            SkerryError: as `prepare`, where memory held one release and it is to be loaded again.
+            SkerryError: as `prepare`, where it is closed or closing and so is to be loaded again.
         """
         self._serving.activate(prepared)
 

@@ -59,33 +59,25 @@ class Serving:
 
     def activate(self, prepared: Prepared) -> None:
         """As `Runtime.activate`."""
-        if prepared.closed and prepared is not self.active:
+        while not self._take_over(prepared):  # it lets no call in any more: it is loaded again
             prepared = self.prepare(prepared.bundle, prepared.artifact.name)
-        with self._swap:
-            if prepared is self.active:
-                return
-            stale = None if prepared is self.previous else self.previous
-            self.previous, self.active = self.active, prepared
-        self._gate.open()
-        if stale is not None:
-            stale.close()
 
     def forget_previous(self) -> None:
         """Close the previous release."""
         with self._swap:
             stale, self.previous = self.previous, None
-        if stale is not None:
-            stale.close()
+            if stale is not None:
+                stale.close()
 
     def close(self) -> None:
         """Let no further call in, and close each release when its calls have ended."""
         with self._swap:
             ending = [self.active, self.previous]
             self.active = self.previous = None
-        self._gate.open()
-        for prepared in ending:
-            if prepared is not None:
-                prepared.close()
+            self._gate.open()
+            for prepared in ending:
+                if prepared is not None:
+                    prepared.close()
 
     def enter(self, version: str | None, until: float | None) -> Prepared:
         """Begin a call on the active release, or on the one of `version`; `leave` it afterwards.
@@ -104,6 +96,20 @@ class Serving:
                 raise UnavailableError("no model is active", remedy="activate a bundle first")
             elif release.retired and release is self._meant(version):
                 raise UnavailableError("the release is closed", where=release.manifest)
+
+    def _take_over(self, prepared: Prepared) -> bool:
+        """Make it the active release, unless it is closed or closing. What is retired is retired
+        under the same lock, so that none becomes active meanwhile."""
+        with self._swap:
+            if prepared.retired:
+                return False
+            if prepared is not self.active:
+                stale = None if prepared is self.previous else self.previous
+                self.previous, self.active = self.active, prepared
+                self._gate.open()
+                if stale is not None:
+                    stale.close()
+        return True
 
     def _meant(self, version: str | None) -> Prepared | None:
         if version is None:

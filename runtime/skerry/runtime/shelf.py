@@ -131,7 +131,7 @@ class Shelf:
 
         Raises:
             InputError: no such model or version.
-            UnavailableError: it cannot be loaded.
+            UnavailableError: it cannot be loaded, or the shelf is closed.
             SkerryError: as `Runtime.answer`.
         """
         (found,) = self.answer_all(name, [inputs], outputs, version, until)
@@ -202,8 +202,10 @@ class Shelf:
         return place.info
 
     def close(self) -> None:
-        """Close every model."""
-        self._over.set()
+        """Close every model, and load none any more."""
+        with self._change:
+            self._over.set()
+            self._change.notify_all()
         self._close([place for _, place in self._loaded()])
         if self._tending.is_alive():
             self._tending.join()
@@ -246,41 +248,61 @@ class Shelf:
                 return place.runtime
             if time.monotonic() < place.retry_at:
                 raise UnavailableError(place.problem, where=key)
-            self._make_room(place, until)
+            going = self._make_room(place, until)
             runtime = Runtime(self._options, self._observer)
             try:
+                for one in going:
+                    one.close()
                 runtime.activate(runtime.prepare(self._stock.open(key)))
-            except SkerryError as error:
                 with self._change:
-                    self._promised -= place.bytes
+                    self._check_open()
+                    place.runtime, place.loaded_at = runtime, time.monotonic()
+                    self.loads += 1
                     self._change.notify_all()
+            except BaseException as error:
+                self._give_back(place)
+                runtime.close()
+                if not isinstance(error, SkerryError):
+                    raise
                 place.retry_at = time.monotonic() + self._limits.retry_s
                 place.problem = f"cannot be loaded: {error}"
                 raise UnavailableError(place.problem, where=key) from error
-            with self._change:
-                place.runtime, place.loaded_at = runtime, time.monotonic()
-                self.loads += 1
-                self._change.notify_all()
             self._stock.used(key)
             return runtime
 
-    def _make_room(self, place: _Place, until: float | None) -> None:
-        """Promise its bytes to a model about to be loaded, closing others."""
+    def _make_room(self, place: _Place, until: float | None) -> list[Runtime]:
+        """Promise its bytes to a model about to be loaded. Returns what is to be closed first."""
         latest = time.monotonic() + self._limits.load_s
         latest = latest if until is None else min(until, latest)
-        closing = []
+        going: list[Runtime] = []
+        try:
+            with self._change:
+                self._check_open()
+                while self._promised + place.bytes > self._limits.bytes:
+                    here, now = [one for _, one in self._loaded()], time.monotonic()
+                    if here:
+                        residents = [Resident(one.heat.at(now), one.loaded_at) for one in here]
+                        coldest = here[victim(residents, place.heat.at(now))]
+                        going.append(self._take_out(coldest))
+                    elif not self._change.wait(max(0.0, latest - now)):
+                        raise CancelledError("no memory was free in time", where=place.info.model)
+                    self._check_open()
+                self._promised += place.bytes
+        except SkerryError:
+            for runtime in going:
+                runtime.close()
+            raise
+        return going
+
+    def _give_back(self, place: _Place) -> None:
+        """Take back what was promised to a model that was not loaded."""
         with self._change:
-            while self._promised + place.bytes > self._limits.bytes:
-                here, now = [one for _, one in self._loaded()], time.monotonic()
-                if here:
-                    residents = [Resident(one.heat.at(now), one.loaded_at) for one in here]
-                    going = here[victim(residents, place.heat.at(now))]
-                    closing.append(self._take_out(going))
-                elif not self._change.wait(max(0.0, latest - now)):
-                    raise CancelledError("no memory was free in time", where=place.info.model)
-            self._promised += place.bytes
-        for runtime in closing:
-            runtime.close()
+            self._promised -= place.bytes
+            self._change.notify_all()
+
+    def _check_open(self) -> None:
+        if self._over.is_set():
+            raise UnavailableError("the shelf is closed")
 
     def _take_out(self, place: _Place) -> Runtime:
         """Under the lock: take a loaded model's runtime, which is to be closed."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skerry.devices.digest import Descriptor, Digest, digest_rest
 from skerry.devices.errors import BundleError, DigestMismatch
-from skerry.runtime.blobs import BlobStore, FolderBlobs
+from skerry.runtime.blobs import BlobStore, FolderBlobs, reading
 from skerry.runtime.bundle.arrays import read_arrays
 from skerry.runtime.bundle.card import ArtifactSpec, BlobRef, Card, TensorSpec
 from skerry.runtime.bundle.layout import (
@@ -66,14 +66,17 @@ class Bundle:
         Raises:
             BundleError: it is no layout, or not of a skerry bundle.
             DigestMismatch: manifest or card is not what its digest says.
+            UnavailableError: the disk does not let it be read.
         """
         limits = limits or Limits()
         index = path / "index.json"
-        if not (path / "oci-layout").is_file() or not index.is_file():
-            raise BundleError("not a bundle: no OCI image layout", where=path)
-        if index.stat().st_size > limits.index_bytes:
-            raise BundleError(f"more than {limits.index_bytes} bytes", where=index)
-        return cls.of(FolderBlobs(path), parse_index(index.read_bytes(), limits), limits)
+        with reading(index):
+            if not (path / "oci-layout").is_file() or not index.is_file():
+                raise BundleError("not a bundle: no OCI image layout", where=path)
+            if index.stat().st_size > limits.index_bytes:
+                raise BundleError(f"more than {limits.index_bytes} bytes", where=index)
+            text = index.read_bytes()
+        return cls.of(FolderBlobs(path), parse_index(text, limits), limits)
 
     @classmethod
     def of(cls, blobs: BlobStore, manifest: Descriptor, limits: Limits | None = None) -> Bundle:
@@ -82,6 +85,7 @@ class Bundle:
         Raises:
             BundleError: manifest or card is missing, malformed or contradicts the other.
             DigestMismatch: manifest or card is not what its digest says.
+            UnavailableError: the disk does not let it be read.
         """
         limits = limits or Limits()
         if manifest.size > limits.manifest_bytes:
@@ -119,12 +123,13 @@ class Bundle:
         Raises:
             BundleError: a blob is missing, or there is no such artifact.
             DigestMismatch: a blob is not what its digest says.
+            UnavailableError: the disk does not let one be read.
         """
         checked = self.descriptors() if artifact is None else self.needed_blobs(artifact)
         for expected in checked:
-            with self.blobs.open(expected.digest) as file:
-                found = digest_rest(file)
             where = f"blob {expected.digest.hex}"
+            with self.blobs.open(expected.digest) as file, reading(Path(where)):
+                found = digest_rest(file)
             if found.size != expected.size:
                 raise DigestMismatch(f"{found.size} bytes, expected {expected.size}", where=where)
             if found != expected:

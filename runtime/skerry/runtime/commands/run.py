@@ -49,7 +49,7 @@ _TOKEN_BYTES = 4096
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the folder of a bundle, or of bundles")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT")
+    where.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="or unix:PATH")
     where.add_argument("--uds", type=Path, metavar="PATH", help="a Unix socket instead")
     parser.add_argument("--grpc", metavar="HOST:PORT", help="gRPC as well; or unix:PATH")
     parser.add_argument("--token-file", type=Path, help="clients must send the token it holds")
@@ -88,7 +88,7 @@ def run(args: Namespace, output: Output) -> int:
         models,
         host=http.host,
         port=http.port,
-        uds=args.uds,
+        uds=args.uds or http.uds,
         rpc=rpc,
         access=access,
         limits=limits,

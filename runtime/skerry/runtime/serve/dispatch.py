@@ -65,9 +65,12 @@ class Dispatcher:
             if self._bucket is not None:
                 self._admit(self._bucket, began)
             runtime = self._models.loaded(call.model, call.version)
-            if runtime is None or self._takes_long(runtime):
+            if runtime is None or self._takes_long(runtime, call):
                 return self._offload(call, began, done)
-            outcome = self._models.answer(call.model, call.inputs, call.outputs, call.version)
+            until = None if call.timeout_s is None else began + call.timeout_s
+            outcome = self._models.answer(
+                call.model, call.inputs, call.outputs, call.version, until
+            )
         except SkerryError as error:
             outcome = error
         except Exception:  # noqa: BLE001 - logged, and told as a bug
@@ -106,12 +109,14 @@ class Dispatcher:
             self._wake.put(False)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _takes_long(self, runtime: Runtime) -> bool:
+    def _takes_long(self, runtime: Runtime, call: Call) -> bool:
         """Whether the model may hold up whoever calls it for long."""
         active = runtime.active
         if active is None:
             return False
-        return runtime.state == "swapping" or not runs_inline(active, self._limits)
+        return runtime.state == "swapping" or not runs_inline(
+            active, self._limits, rows_of(call.inputs)
+        )
 
     def _admit(self, bucket: TokenBucket, now: float) -> None:
         if wait := bucket.take(now):

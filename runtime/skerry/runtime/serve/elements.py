@@ -7,7 +7,9 @@ before it; here it is text, kept in numpy arrays of fixed width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ _DTYPES = {datatype: np.dtype(name) for name, datatype in DATATYPES.items()}
 _DATATYPE_OF = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 _LARGEST_RANK = 16
 _LENGTH_BYTES = 4
+_PACKERS = 256
 
 
 def dtype_of(name: str, datatype: str, shape: Sequence[int]) -> np.dtype[Any]:
@@ -95,18 +98,24 @@ def from_values(
     """The tensor of a flat list of values.
 
     Raises:
-        SignatureMismatch: they are more, fewer or others than it has; names it.
+        SignatureMismatch: they are more, fewer or others than it has, or one overflows; names it.
     """
     if dtype.kind == "U":
         return from_strings(name, shape, values, text_bytes)
-    _check_count(name, shape, values)
     try:
-        flat = np.array(values, dtype)
-    except (OverflowError, TypeError, ValueError) as error:
+        if dtype.kind == "f":  # struct refuses what would overflow; numpy makes it infinite
+            flat = np.frombuffer(_packer(dtype, len(values))(*values), dtype)
+        else:
+            flat = np.array(values, dtype)
+    except (OverflowError, TypeError, ValueError, struct.error) as error:
         raise SignatureMismatch(
             f"a value is no {_DATATYPE_OF[dtype]}: {error}", where=where_of(name)
         ) from error
-    return _shaped(name, flat, shape)
+    try:
+        return _shaped(name, flat, shape)
+    except SignatureMismatch:
+        _check_count(name, shape, values)
+        raise
 
 
 def from_strings(
@@ -145,6 +154,12 @@ def to_bytes(array: NDArray[Any]) -> bytes:
 def where_of(name: str) -> str:
     """How an error names an input."""
     return f"input {name[:80]}"
+
+
+@lru_cache(_PACKERS)
+def _packer(dtype: np.dtype[Any], count: int) -> Callable[..., bytes]:
+    """What packs so many floats; numpy and struct have the same characters for their types."""
+    return struct.Struct(f"={count}{dtype.char}").pack
 
 
 def _shaped(name: str, flat: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

@@ -6,13 +6,23 @@ import ipaddress
 import socket
 import ssl
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from skerry.devices.errors import InputError, UnavailableError
 
-__all__ = ["Access", "Address", "address_of", "check_reach", "claim_unix", "listen", "open_unix"]
+__all__ = [
+    "Access",
+    "Address",
+    "SocketFile",
+    "address_of",
+    "check_reach",
+    "claim_unix",
+    "listen",
+    "open_unix",
+]
 
 _BACKLOG = 1024
 _SHORTEST_TOKEN = 16
@@ -96,14 +106,30 @@ class Access:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        for path in (self.certificate, self.key, self.clients_ca):
+            if path is not None:
+                _check_readable(path)
         try:
             context.load_cert_chain(self.certificate, self.key)
-            if self.clients_ca is not None:
+        except OSError as error:
+            where = f"{self.certificate} and {self.key}"
+            raise InputError(f"no certificate and its key: {error}", where=where) from error
+        if self.clients_ca is not None:
+            try:
                 context.load_verify_locations(self.clients_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(f"TLS: {error}", where=self.certificate) from error
+            except OSError as error:
+                raise InputError(f"no certificate: {error}", where=self.clients_ca) from error
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+
+def _check_readable(path: Path) -> None:
+    """That a PEM file can be read: OpenSSL does not say which of them it could not."""
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"TLS: cannot read: {error.strerror or error}", where=path) from error
 
 
 def listen(host: str, port: int, uds: Path | None, access: Access | None) -> socket.socket:
@@ -160,6 +186,27 @@ def _listen_unix(path: Path) -> socket.socket:
         listener.close()
         raise UnavailableError(f"cannot listen: {error.strerror or error}", where=path) from error
     return listener
+
+
+class SocketFile(NamedTuple):
+    """The file of a Unix socket that listens: the path, and which file it was when it was bound."""
+
+    path: Path
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> SocketFile:
+        """The file at `path`."""
+        found = path.lstat()
+        return cls(path, found.st_dev, found.st_ino)
+
+    def remove(self) -> None:
+        """Remove it, unless another has taken its path. To be called while the socket listens: a
+        successor takes the path only when nobody answers on it, so none can come in between."""
+        with suppress(OSError):
+            if SocketFile.of(self.path) == self:
+                self.path.unlink()
 
 
 def claim_unix(path: Path) -> None:

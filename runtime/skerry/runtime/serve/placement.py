@@ -24,10 +24,12 @@ class Placement(msgspec.Struct, frozen=True):
     why: str
 
 
-def runs_inline(release: Prepared, limits: ServeLimits) -> bool:
-    """Whether calls run on the event loop: where handing one to a thread would cost more than it
-    gains. An engine in another process may take its whole limit, and never does."""
-    return not release.isolated and release.row_seconds <= limits.inline_s
+def runs_inline(release: Prepared, limits: ServeLimits, rows: int = 1) -> bool:
+    """Whether a call of so many rows runs on the event loop: where handing it to a thread would
+    cost more than it gains. An engine in another process may take its whole limit, and never
+    does."""
+    seconds = release.row_seconds if rows == 1 else release.call_seconds(rows)
+    return seconds <= limits.inline_s and not release.isolated
 
 
 def batch_rows(release: Prepared, limits: ServeLimits) -> int:

@@ -104,6 +104,8 @@ class Rest:
         else:
             try:
                 reply = write_answer(call, outcome)
+            except SkerryError as error:
+                reply = _failure(error)
             except Exception:  # noqa: BLE001 - logged, and told as 500
                 reply = _bug()
         self._tell(done, reply)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any, NamedTuple
 
 import msgspec
 
-from skerry.devices.errors import SignatureMismatch
+from skerry.devices.errors import SignatureMismatch, UnsupportedError
 from skerry.runtime.runtime import Answer
 from skerry.runtime.serve.calls import Call
 from skerry.runtime.serve.http1 import JSON, Reply, Request
@@ -15,6 +16,7 @@ from skerry.runtime.serve.limits import ServeLimits
 from skerry.runtime.serve.tensors import (
     InferRequest,
     InferResponse,
+    ResponseOutput,
     decode_request,
     input_arrays,
     output_tensors,
@@ -26,6 +28,7 @@ _HEADER_LENGTH = b"inference-header-content-length"
 _OCTETS = b"application/octet-stream"
 _COMPRESS_BYTES = 8192
 _LEVEL = 1
+_FLOATS = frozenset({"FP16", "FP32", "FP64"})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,7 +72,11 @@ def read_call(request: Request, model: str, version: str | None, limits: ServeLi
 
 
 def write_answer(call: RestCall, answer: Answer) -> Reply:
-    """The reply to `call`, in the form it asked for."""
+    """The reply to `call`, in the form it asked for.
+
+    Raises:
+        UnsupportedError: an output that was not asked for as bytes is not finite.
+    """
     request, card = call.request, answer.release.card
     if request.parameters is None and request.outputs is None:
         tensors, parts = output_tensors(answer.outputs, _never)
@@ -80,6 +87,8 @@ def write_answer(call: RestCall, answer: Answer) -> Reply:
         parameters["fallback"] = answer.fallback
     response = InferResponse(card.model, card.version, tensors, parameters, request.id)
     document = _encode(response)
+    if document.find(b"null") >= 0:  # what JSON has for a value that is not finite; or a name
+        _check_finite(tensors)
     if parts:
         length = (_HEADER_LENGTH, str(len(document)).encode())
         return Reply(200, b"".join([document, *parts]), _OCTETS, (length,))
@@ -87,6 +96,16 @@ def write_answer(call: RestCall, answer: Answer) -> Reply:
         packed = zlib.compress(document, _LEVEL, wbits=31)
         return Reply(200, packed, JSON, ((b"content-encoding", b"gzip"),))
     return Reply(200, document)
+
+
+def _check_finite(tensors: tuple[ResponseOutput, ...]) -> None:
+    for tensor in tensors:
+        if tensor.datatype in _FLOATS and not all(map(math.isfinite, tensor.data or ())):
+            raise UnsupportedError(
+                "holds a value that is not finite, which JSON cannot tell",
+                where=f"output {tensor.name}",
+                remedy="ask for it with the parameter binary_data",
+            )
 
 
 def _never(name: str) -> bool:  # noqa: ARG001 - the form of a choice by name

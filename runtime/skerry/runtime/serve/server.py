@@ -20,7 +20,14 @@ from skerry.runtime.serve.busypoll import BusyPoll
 from skerry.runtime.serve.dispatch import Dispatcher
 from skerry.runtime.serve.http1 import Connection
 from skerry.runtime.serve.limits import ServeLimits
-from skerry.runtime.serve.listen import Access, Address, address_of, check_reach, listen
+from skerry.runtime.serve.listen import (
+    Access,
+    Address,
+    SocketFile,
+    address_of,
+    check_reach,
+    listen,
+)
 from skerry.runtime.serve.metrics import Metrics
 from skerry.runtime.serve.rest import Rest
 from skerry.runtime.shelf import Shelf
@@ -72,8 +79,8 @@ class Server:
         self._rpc = rpc
         if rpc is not None:
             _check_rpc(rpc, access)
-        self._uds = None if listener is not None else uds
         self._socket = listen(host, port, uds, access) if listener is None else listener.dup()
+        self._file = None if listener is not None or uds is None else SocketFile.of(uds)
         if self._socket.family != socket.AF_UNIX:
             # Connections inherit it. asyncio sets it only on sockets made with IPPROTO_TCP.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -150,9 +157,14 @@ class Server:
         self.stop()
 
     def _close_socket(self) -> None:
+        self._remove_file()
         self._socket.close()
-        if self._uds is not None:
-            self._uds.unlink(missing_ok=True)
+
+    def _remove_file(self) -> None:
+        """While the socket listens: let a successor have its path."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
 
     async def _serve(self, on_start: Callable[[Server], None] | None) -> None:
         loop = self._loop = asyncio.get_running_loop()
@@ -173,6 +185,7 @@ class Server:
             now = loop.time()
             for peer in tuple(peers):
                 peer.sweep(now)
+        self._remove_file()
         server.close()
         draining = [self._drain(peers)] if rpc is None else [self._drain(peers), rpc.stop()]
         await asyncio.gather(*draining)

@@ -66,10 +66,9 @@ class RpcServer:
             self.address = target
 
     async def stop(self) -> None:
-        """Take no further calls; end those under way, for a bounded time."""
+        """Take no further calls; end those under way, for a bounded time. The library removes a
+        Unix socket's file before it stops listening: afterwards the path may be a successor's."""
         await self._server.stop(self._limits.drain_s)
-        if self._wanted.uds is not None:
-            self._wanted.uds.unlink(missing_ok=True)
 
 
 def _options(limits: ServeLimits) -> list[tuple[str, Any]]:
