@@ -86,16 +86,18 @@ class OneModel:
 
     def info(self, name: str, version: str | None = None) -> Info:
         """The active release, if its model is `name`; the previous one if that is `version`."""
-        active, previous = self._runtime.active, self._runtime.previous
+        active = self._runtime.active
         if active is None:
             raise UnavailableError("no model is active")
         if active.card.model != name:
             raise InputError(
                 f"no model {name[:80]!r} here", remedy=f"there is {active.card.model!r}"
             )
-        for release in (active, previous):
-            if release is not None and version in (None, STABLE, release.card.version):
-                return release.info
+        if version is None or version in (STABLE, active.card.version):
+            return active.info
+        previous = self._runtime.previous
+        if previous is not None and version == previous.card.version:
+            return previous.info
         raise InputError(f"no version {version!r:.80} of {name!r} serves", where="version")
 
     def loaded(self, name: str, version: str | None = None) -> Runtime | None:  # noqa: ARG002 - there is only one

@@ -100,10 +100,11 @@ def from_values(
     Raises:
         SignatureMismatch: they are more, fewer or others than it has, or one overflows; names it.
     """
-    if dtype.kind == "U":
+    kind = dtype.kind
+    if kind == "U":
         return from_strings(name, shape, values, text_bytes)
     try:
-        if dtype.kind == "f":  # struct refuses what would overflow; numpy makes it infinite
+        if kind == "f":  # struct refuses what would overflow; numpy makes it infinite
             flat = np.frombuffer(_packer(dtype, len(values))(*values), dtype)
         else:
             flat = np.array(values, dtype)
