@@ -77,6 +77,14 @@ def test_predict_refuses_a_bad_file(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["inspect", "verify", "run"])
+def test_what_the_disk_does_not_give_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([command, str(tmp_path / ("long" * 1000))]) == 5
+    assert "cannot read: File name too long" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("way", ["--http", "--uds"])
 def test_run_serves_on_a_unix_socket(tmp_path: Path, way: str) -> None:
     bundle, path = str(make_bundle(tmp_path / "b")), tmp_path / "s"

@@ -10,6 +10,7 @@ import msgspec
 
 from skerry.devices.errors import InputError
 from skerry.devices.files import Disk, RealDisk, write_atomically
+from skerry.runtime.blobs import reading
 
 __all__ = ["STABLE", "Labels", "newest", "version_of"]
 
@@ -57,6 +58,7 @@ class Labels:
 
     Raises:
         InputError: the file is malformed.
+        UnavailableError: the disk does not let it be read.
     """
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
@@ -84,12 +86,14 @@ class Labels:
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > _FILE_BYTES:
-        raise InputError(f"more than {_FILE_BYTES} bytes", where=path)
+    with reading(path):
+        if not path.is_file():
+            return {}
+        if path.stat().st_size > _FILE_BYTES:
+            raise InputError(f"more than {_FILE_BYTES} bytes", where=path)
+        text = path.read_bytes()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, str]])
+        return msgspec.json.decode(text, type=dict[str, dict[str, str]])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"not labels: {error}", where=path, remedy='write {"model": {"stable": "1"}}'

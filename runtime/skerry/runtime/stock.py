@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from skerry.devices.errors import InputError, QuotaError, UnavailableError
 from skerry.devices.files import Disk, RealDisk, write_atomically
-from skerry.runtime.blobs import FolderBlobs
+from skerry.runtime.blobs import FolderBlobs, reading
 from skerry.runtime.bundle.reader import Bundle
 
 __all__ = ["Key", "Stock", "StockLimits"]
@@ -50,6 +50,7 @@ class Stock:
     Raises:
         InputError: two bundles are the same version of the same model.
         BundleError: a subfolder with an OCI layout is no bundle.
+        UnavailableError: the disk does not let it be read.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Stock:
         self._folder, self._limits = folder, limits or StockLimits()
         self._disk = disk or RealDisk()
         self._paths: dict[Key, Path] = {}
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.startswith((_COMING, _GOING)):
-                shutil.rmtree(path, ignore_errors=True)  # left by a power cut
-            elif (path / "oci-layout").is_file():
-                self._take(path)
+        with reading(folder):
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.name.startswith((_COMING, _GOING)):
+                    shutil.rmtree(path, ignore_errors=True)  # left by a power cut
+                elif (path / "oci-layout").is_file():
+                    self._take(path)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(tuple(self._paths))

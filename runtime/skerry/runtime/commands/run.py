@@ -29,6 +29,7 @@ import msgspec
 
 from skerry.devices.errors import InputError
 from skerry.devices.output import Output
+from skerry.runtime.blobs import reading
 from skerry.runtime.commands.engines import add_engine_arguments, choices_path, engine_of
 from skerry.runtime.engine.caching import CacheLimits
 from skerry.runtime.measured import Choices
@@ -78,7 +79,9 @@ def run(args: Namespace, output: Output) -> int:
     access = _access(args)
     options = _options(args)
     models: Runtime | Shelf
-    if args.bundle.is_dir() and not (args.bundle / "oci-layout").exists():
+    with reading(args.bundle):
+        is_folder = args.bundle.is_dir() and not (args.bundle / "oci-layout").exists()
+    if is_folder:
         models = Shelf(args.bundle, options, ShelfLimits(bytes=args.memory * 1_000_000))
     else:
         models = Runtime.open(args.bundle, options)

@@ -29,7 +29,7 @@ class ServeLimits:
         drain_s: how long `stop` waits for requests under way.
         awake_s: for how long after an answer the server polls for the next request before it
             sleeps, where the one before came as soon; 0 to sleep at once (`serve.busypoll`).
-        inline_s: a model whose single row takes longer than this is run off the event loop.
+        inline_s: a call that is taken to need longer than this is run off the event loop.
         threads: the most inferences at once off the event loop; 0 for one per core.
         waiting: the most inferences waiting for one of those threads; the next is answered 503.
         batch_rows: the longest batch that waiting inferences are joined to; 1 to join none.
