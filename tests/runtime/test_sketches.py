@@ -196,3 +196,13 @@ def test_a_sketch_of_values_that_are_not_finite_is_refused() -> None:
     damaged = sketch.encode()[:-4] + np.float32("nan").tobytes()
     with pytest.raises(InputError, match="not finite"):
         KllSketch(damaged)
+
+
+def test_rows_that_are_views_of_a_message_are_taken() -> None:
+    """As the server gives them: numpy lets nobody write to them."""
+    row = np.frombuffer(np.arange(4, dtype=np.float32).tobytes(), np.float32).reshape(1, 4)
+    assert not row.flags.writeable
+    live = SketchSet()
+    live.update({"x": row}, {"y": row})
+    found = live.features
+    assert [found[f"input/x/column/{n}"].quantiles([0.5])[0] for n in range(4)] == [0, 1, 2, 3]

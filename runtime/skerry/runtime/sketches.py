@@ -100,8 +100,8 @@ class KllSketch:
         )
 
     def update(self, values: NDArray[np.float32]) -> None:
-        """Take in finite `values`, float32 [n]."""
-        self._kll.update(values)
+        """Take in finite `values`, float32 [n]; they may be views of a message's bytes."""
+        self._kll.update(values if values.flags.writeable else values.copy())  # it asks for that
 
     def merge(self, other: KllSketch) -> None:
         """Take in what `other` has seen."""
