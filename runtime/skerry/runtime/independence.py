@@ -2,7 +2,7 @@
 
 Most models answer each row by itself. Some do not: where activations are quantized as they come
 (ONNX `DynamicQuantizeLinear`), one scale holds for the whole tensor, and a large row takes the
-precision of the others. The precision's name does not tell; a run does.
+precision of the others. Where the precision's name does not say so, a run may.
 """
 
 from __future__ import annotations
@@ -56,10 +56,14 @@ def _quiet(array: NDArray[Any]) -> NDArray[Any]:
 
 def _loud(array: NDArray[Any]) -> NDArray[Any]:
     """The first row and the last, and two unlike them: a thousand times as large where the values
-    are floats, else made of values that the first has, so that each is one the model knows."""
+    are floats, at both ends of the range where they are bytes, such as pixels, else made of values
+    that the first has, so that each is one the model knows."""
     first = np.asarray(array[0])
     backwards = np.flip(first)
-    if array.dtype.kind != "f":
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 1:
+        ends = np.iinfo(array.dtype)
+        beside = [np.full_like(first, ends.max), np.full_like(first, ends.min)]
+    elif array.dtype.kind != "f":
         beside = [backwards, np.resize(first.reshape(-1)[:1], first.shape)]
     else:
         largest = float(np.finfo(array.dtype).max)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeOptions", "chosen_artifact", "needed_bytes", "prepare"]
 
 _BATCH_ROWS = 8
+_BY_BATCH = "int8-dynamic"  # one scale for all rows of a batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,9 @@ def _load(
         seconds = _warm_up(session, _rows(bundle, arrays, 1), max(1, options.warm_up_runs))
         batch = _rows(bundle, arrays, min(_BATCH_ROWS, golden.rows, options.session.rows))
         gain = rows_of(batch) * seconds / _warm_up(session, batch, max(1, options.warm_up_runs))
-        independent = rows_are_independent(session, _rows(bundle, arrays, None), chosen.tolerance)
+        independent = chosen.precision != _BY_BATCH and rows_are_independent(
+            session, _rows(bundle, arrays, None), chosen.tolerance
+        )
         if options.cache is not None:
             engine = CachingEngine(engine, options.cache, chosen.blob.digest, seconds)
             session = Session(bundle.card, chosen, engine, options.session)
