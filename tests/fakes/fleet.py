@@ -1,5 +1,6 @@
 """The fleet store in memory."""
 
+from collections import Counter
 from collections.abc import Sequence
 from threading import Lock
 
@@ -83,6 +84,10 @@ class MemoryRegistry:
         if online:
             self.change(device_id, online=True, boot=boot, last_seen=at)
         elif known and known.boot == boot:
+            self.change(device_id, online=False)
+
+    def all_offline(self) -> None:
+        for device_id in self._devices:
             self.change(device_id, online=False)
 
     def change(self, device_id: str, **values: object) -> None:
@@ -235,6 +240,14 @@ class MemoryTelemetry:
     def sketches(self, device: str, manifest: str, limit: int) -> list[bytes]:
         mine = [w for d, w, _ in self._windows if d == device and w.manifest == manifest]
         return [w.sketches for w in mine[::-1][:limit] if w.sketches]
+
+    def slim(self, keep: int) -> None:
+        seen: Counter[tuple[str, str]] = Counter()
+        for index in reversed(range(len(self._windows))):
+            device, window, received = self._windows[index]
+            seen[device, window.manifest] += 1
+            if seen[device, window.manifest] > keep:
+                self._windows[index] = (device, replace(window, sketches=b""), received)
 
     def prune(self, windows_before: float, events_before: float) -> int:
         kept = [w for w in self._windows if w[2] >= windows_before]

@@ -166,6 +166,17 @@ def test_the_will_of_an_earlier_connection_does_not_end_a_later_one(store: Fleet
     store.registry.presence("nobody", True, BOOT, NOW)
 
 
+def test_when_the_broker_starts_nobody_is_connected(store: FleetStore) -> None:
+    for name in ("dev-1", "dev-2"):
+        enrolled(store, name)
+        store.registry.presence(name, True, "a" * 16, NOW)
+    store.registry.all_offline()
+    assert [d.online for d in store.registry.devices()] == [False, False]
+    assert [d.last_seen for d in store.registry.devices()] == [NOW, NOW]
+    store.registry.presence("dev-1", True, "a" * 16, NOW + 1)
+    assert [d.online for d in store.registry.devices()] == [True, False]
+
+
 def test_operators_are_found_by_the_hash_of_their_token(store: FleetStore) -> None:
     store.access.add_operator(Operator("ops", "hash", NOW))
     store.access.add_operator(Operator("gone", "old", NOW, revoked_at=NOW))
@@ -306,6 +317,34 @@ def test_what_is_old_goes_and_the_sums_stay(store: FleetStore) -> None:
     assert store.telemetry.sketches("dev-1", MANIFEST, 5) == []
     assert [e.kind for e in store.telemetry.events(5)] == ["refused"], "not applied yet"
     assert [total.requests for total in store.telemetry.totals()] == [10]
+
+
+def test_only_the_newest_windows_keep_their_sketches(store: FleetStore) -> None:
+    enrolled(store)
+    enrolled(store, "dev-2")
+    blob = SketchSet().encode()
+    for seq in range(5):
+        store.telemetry.store([record(window(sketches=blob), seq)])
+    store.telemetry.store([record(window(sketches=blob), 1, "dev-2")])
+    store.telemetry.slim(9)
+    assert len(store.telemetry.sketches("dev-1", MANIFEST, 9)) == 5
+    store.telemetry.slim(3)
+    assert len(store.telemetry.sketches("dev-1", MANIFEST, 9)) == 3
+    assert len(store.telemetry.sketches("dev-2", MANIFEST, 9)) == 1
+    assert store.telemetry.store([record(window(sketches=blob), 0)]) == [], "it is still known"
+    store.telemetry.store([record(window(sketches=blob), 7)])
+    assert len(store.telemetry.sketches("dev-1", MANIFEST, 9)) == 4
+    store.telemetry.slim(3)
+    assert len(store.telemetry.sketches("dev-1", MANIFEST, 9)) == 3
+    assert [t.requests for t in store.telemetry.totals() if t.device == "dev-1"] == [60]
+
+
+def test_more_windows_than_one_transaction_takes_are_slimmed(store: FleetStore) -> None:
+    enrolled(store)
+    blob = SketchSet().encode()
+    store.telemetry.store([record(window(sketches=blob), seq) for seq in range(450)])
+    store.telemetry.slim(20)
+    assert len(store.telemetry.sketches("dev-1", MANIFEST, 450)) == 20
 
 
 def test_two_devices_with_one_claim(store: FleetStore) -> None:

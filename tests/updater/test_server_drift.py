@@ -93,3 +93,23 @@ def test_a_window_of_an_unknown_bundle_gets_no_verdict(harbour: Harbour) -> None
     DriftWatch(harbour.fleet).judge([("same", "sha256:" + "0" * 64)])
     views = device_views(harbour.store.registry.devices(), harbour.store.telemetry.totals(), [])
     assert {view.drift for view in views} == {""}
+
+
+def test_a_pair_that_cannot_be_judged_costs_no_other_its_verdict(harbour: Harbour) -> None:
+    pairs = [
+        _window(harbour, "quiet", b"these are no sketches"),
+        _window(harbour, "same", _sketched(0.0, 2000)),
+        _window(harbour, "shifted", _sketched(1.5, 4000)),
+    ]
+    telemetry = harbour.store.telemetry
+    stored = telemetry.sketches
+
+    def failing(device: str, manifest: str, limit: int) -> list[bytes]:
+        if device == "same":
+            raise ValueError("not one of our errors")
+        return stored(device, manifest, limit)
+
+    telemetry.sketches = failing  # type: ignore[method-assign]
+    DriftWatch(harbour.fleet).judge(pairs)
+    verdicts = {total.device: total.drift for total in telemetry.totals()}
+    assert verdicts == {"quiet": "", "same": "", "shifted": "drift"}

@@ -117,16 +117,25 @@ def test_the_server_is_killed_in_the_middle_and_goes_on(
     tmp_path: Path,
 ) -> None:
     fleet = FleetProcess(tmp_path).start()
+
+    def online() -> dict[str, bool]:
+        return {d["device"]: d["online"] for d in fleet.client.get("/v1/devices")["devices"]}
+
     fleet.publish(1)
     held = fleet.device("held", outcome=lambda release: "silence").start()
     other = fleet.device("other").start()
+    gone = fleet.device("gone").start()
+    eventually("the three", lambda: online() == {"held": True, "other": True, "gone": True})
     stages = [{"name": "first", "devices": ["held"]}, {"name": "rest", "percent": 100}]
-    rollout = fleet.roll_out("linear/1", stages=stages)
+    rollout = fleet.roll_out("linear/1", stages=stages, targets=["held", "other"])
     eventually("the offer", lambda: held.seen)
     url = fleet.url
     fleet.stop(signal.SIGKILL)
+    gone.stop()
     held.tell("committed", "linear/1")
     fleet.start()
+    assert online()["gone"] is False, "it went while nobody could see"
+    eventually("the others", lambda: online()["held"] and online()["other"])
     assert fleet.url == url, "a restart takes the same ports"
     done = fleet.ended(rollout, "done")
     assert [d["state"] for d in done["devices"]] == ["succeeded", "succeeded"]

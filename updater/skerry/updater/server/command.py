@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
+_LEAST_WINDOW_DAYS, _MOST_WINDOW_DAYS = 15, 3650
 _VERBS = ("start", "pause", "resume", "abort")
 
 
@@ -73,6 +74,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--plain",
         action="store_true",
         help="beyond this machine without TLS: it ends in front (name --url and --mqtt-url)",
+    )
+    serve.add_argument(
+        "--window-days",
+        type=float,
+        default=30,
+        metavar="N",
+        help="how long windows of telemetry are kept; sums stay (30)",
     )
     _configure_asking(actions)
     _configure_rollouts(actions)
@@ -225,8 +233,16 @@ def _init(args: argparse.Namespace, output: Output) -> int:
 
 def _serve(args: argparse.Namespace, output: Output) -> int:
     from skerry.devices.enrolment import MqttAddress
+    from skerry.updater.server.fleet import ServerLimits
     from skerry.updater.server.home import FleetHome, ServerAddress
     from skerry.updater.server.serve import parse_listen, serve
+
+    if not _LEAST_WINDOW_DAYS <= args.window_days <= _MOST_WINDOW_DAYS:
+        raise InputError(
+            f"{args.window_days:g} days is not {_LEAST_WINDOW_DAYS} to {_MOST_WINDOW_DAYS}",
+            where="--window-days",
+            remedy="a device may send a window again for 14 days: keep them longer",
+        )
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     http, mqtt = parse_listen(args.http), parse_listen(args.mqtt)
@@ -244,6 +260,7 @@ def _serve(args: argparse.Namespace, output: Output) -> int:
         broker_at=broker_at,
         ready=ready,
         tls=_tls(args),
+        limits=ServerLimits(window_days=args.window_days),
     )
     return 0
 

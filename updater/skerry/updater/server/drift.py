@@ -31,6 +31,8 @@ class DriftWatch:
                 self._judge(device, manifest)
             except SkerryError as error:
                 _LOG.warning("no drift verdict on %s: %s", device, error)
+            except Exception:  # noqa: BLE001 - one bad pair must not cost the others their verdict
+                _LOG.exception("no drift verdict on %s", device)
 
     def _judge(self, device: str, manifest: str) -> None:
         reference = self._reference(manifest)

@@ -128,6 +128,7 @@ class EngineRoom:
         self._fleet.store.telemetry.prune(
             now - limits.window_days * 86_400, now - limits.event_days * 86_400
         )
+        self._fleet.store.telemetry.slim(limits.drift_windows)
 
     def _safely(self, work: Callable[[], object]) -> bool:
         try:

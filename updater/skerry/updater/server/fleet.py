@@ -33,7 +33,8 @@ class ServerLimits:
         turn_seconds: longest wait between two looks at the rollouts.
         refresh_seconds: time between two looks at expiring signatures.
         event_batch: most events applied in one transaction.
-        window_days, event_days: how long windows and events are kept; sums are kept for ever.
+        window_days, event_days: how long windows and events are kept; sums are kept for ever, and
+            sketches in the newest `drift_windows` alone.
         prune_seconds: time between two looks at what is too old.
         delta_seconds: longest that one patch may take to make.
         delta_bases: from how many releases patches are made before a rollout goes on: those that

@@ -26,7 +26,7 @@ from skerry.telemetry.embedded import EmbeddedBroker
 from skerry.updater.repository import DirectorRepository, ImageRepository
 from skerry.updater.server.doorman import Doorman
 from skerry.updater.server.engine_room import EngineRoom
-from skerry.updater.server.fleet import Fleet
+from skerry.updater.server.fleet import Fleet, ServerLimits
 from skerry.updater.server.home import FleetHome, ServerAddress
 from skerry.updater.server.http.app import make_app
 from skerry.updater.server.store import FleetStore
@@ -105,6 +105,7 @@ def serve(
     tls: TlsChoice | None = None,
     ready: Callable[[ServerAddress], None] = lambda _: None,
     clock: Clock | None = None,
+    limits: ServerLimits | None = None,
 ) -> None:
     """Serve a fleet until SIGTERM or SIGINT; then stop in order and return.
 
@@ -112,6 +113,7 @@ def serve(
         url: the public URL, if devices reach this server by another one than `http` says.
         broker_at: where devices reach the broker, if not as `mqtt` says; a proxy, for example.
         tls: how connections are secured; by default not at all, on this machine alone.
+        limits: what it takes and keeps.
         ready: called once everything answers.
 
     Raises:
@@ -128,6 +130,8 @@ def serve(
     with ExitStack() as stack:
         store = home.open_store()
         stack.callback(store.close)
+        # The broker remembers nobody of an earlier run; whoever connects says so.
+        store.registry.all_offline()
         listener = stack.enter_context(_listener(http, last.http))
         address = listener.getsockname()
         tenant = home.settings().tenant
@@ -139,7 +143,8 @@ def serve(
         base = (url or f"{scheme}://{_shown(http.host)}:{address[1]}").rstrip("/")
         own = MqttAddress(_reachable(mqtt.host), broker.port, tls=secured is not None)
         at = broker_at or own
-        fleet = _fleet(home, store, clock, base, at, "" if secured is None else secured.ca)
+        ca = "" if secured is None else secured.ca
+        fleet = _fleet(home, store, clock, base, at, ca, limits or ServerLimits())
         doorman.fleet = fleet
         ports = _Ports(address[1], broker.port)
         write_atomically(home.ports_file, msgspec.json.encode(ports))
@@ -166,7 +171,13 @@ def serve(
 
 
 def _fleet(
-    home: FleetHome, store: FleetStore, clock: Clock, url: str, mqtt: MqttAddress, ca: str
+    home: FleetHome,
+    store: FleetStore,
+    clock: Clock,
+    url: str,
+    mqtt: MqttAddress,
+    ca: str,
+    limits: ServerLimits,
 ) -> Fleet:
     keys, key_room = home.online_keys(), home.key_room()
     return Fleet(
@@ -183,6 +194,7 @@ def _fleet(
         clock=clock,
         mqtt=mqtt,
         ca=ca,
+        limits=limits,
     )
 
 

@@ -58,6 +58,9 @@ class Registry(Protocol):
     def presence(self, device_id: str, online: bool, boot: str, at: float) -> None:
         """Note that a device is connected, or no more."""
 
+    def all_offline(self) -> None:
+        """Note that no device is connected: the broker has just started."""
+
 
 class Access(Protocol):
     """Operators, releases and deltas."""
@@ -122,6 +125,13 @@ class Telemetry(Protocol):
 
     def sketches(self, device: str, manifest: str, limit: int) -> list[bytes]:
         """The encoded sketches of the newest windows, newest first, empty ones left out."""
+
+    def slim(self, keep: int) -> None:
+        """Forget the sketches and latencies of a device's windows under one manifest.
+
+        The `keep` newest keep them. The others keep their counts, and what tells that one is
+        sent again.
+        """
 
     def prune(self, windows_before: float, events_before: float) -> int:
         """Forget windows and twins, and applied events, received earlier; how many went.

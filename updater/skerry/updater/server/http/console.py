@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -14,6 +15,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from skerry.devices.clock import Clock
 from skerry.devices.output import human_bytes
+from skerry.updater.rollout import Rollout
 from skerry.updater.server.admission import hash_token
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.http.access import fleet_of, limited_body
@@ -28,7 +30,8 @@ _PAGES = Path(__file__).parent / "pages"
 _COOKIE = "skerry_session"
 _MOST_SESSIONS = 1000
 _EVENTS_SHOWN = 25
-_ROLLOUTS_SHOWN = 3
+_LIVE = ("running", "paused")
+_OTHERS_SHOWN = 3
 _SHOWN_STATIC = {"console.css": "text/css", "console.js": "text/javascript"}
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -141,15 +144,23 @@ def _data(fleet: Fleet) -> dict[str, object]:
     """Everything that the page shows."""
     store = fleet.store
     rollouts = store.rollouts.all()
+    shown = _shown(rollouts[::-1])
     devices = device_views(store.registry.devices(), store.telemetry.totals(), rollouts)
     return {
         "now": fleet.clock.now(),
         "devices": [msgspec.structs.asdict(device) for device in devices],
-        "rollouts": rollout_views(fleet, rollouts[::-1][:_ROLLOUTS_SHOWN]),
+        "rollouts": rollout_views(fleet, shown),
+        "more_rollouts": len(rollouts) - len(shown),
         "releases": store.access.releases(),
         "events": store.telemetry.events(_EVENTS_SHOWN),
         "mqtt": fleet.mqtt,
     }
+
+
+def _shown(newest_first: Sequence[Rollout]) -> list[Rollout]:
+    """All rollouts that go on or wait to, then the newest of the others."""
+    live = [r for r in newest_first if r.state in _LIVE]
+    return live + [r for r in newest_first if r.state not in _LIVE][:_OTHERS_SHOWN]
 
 
 def _html(name: str, values: dict[str, object], status: int = 200) -> Response:

@@ -105,6 +105,11 @@ class SqlRegistry:
             of_boot = self._is(device_id) & (t.devices.c.boot == boot)
             c.execute(t.devices.update().where(of_boot).values(online=False))
 
+    def all_offline(self) -> None:
+        mine = t.devices.c.tenant == self._tenant
+        with self._database.writing() as c:
+            c.execute(t.devices.update().where(mine, t.devices.c.online).values(online=False))
+
     def _change(self, device_id: str, **values: object) -> None:
         with self._database.writing() as c:
             c.execute(t.devices.update().where(self._is(device_id)).values(**values))

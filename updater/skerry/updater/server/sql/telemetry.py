@@ -21,6 +21,7 @@ from skerry.updater.server.sums import added
 __all__ = ["SqlTelemetry", "read_event"]
 
 _LOG = logging.getLogger(__name__)
+_SLIM_BATCH = 200  # windows in one transaction: others can write between two
 _EVENT = StoredEvent.__struct_fields__
 _TOTALS = Totals.__struct_fields__
 
@@ -83,8 +84,15 @@ class SqlTelemetry:
         )
         with self._database.reading() as c:
             bodies = c.execute(query).scalars().all()
-        found = (Window.decode(body).sketches for body in bodies)
+        found = (Window.decode(body).sketches for body in bodies if body)
         return [sketches for sketches in found if sketches]
+
+    def slim(self, keep: int) -> None:
+        k = t.totals.c
+        with self._database.reading() as c:
+            pairs = c.execute(sa.select(k.device, k.manifest).where(k.tenant == self._tenant)).all()
+        for device, manifest in pairs:
+            self._slim(device, manifest, keep)
 
     def prune(self, windows_before: float, events_before: float) -> int:
         old = (
@@ -103,6 +111,25 @@ class SqlTelemetry:
         with self._database.writing() as c:
             one = self._of(device, manifest)
             c.execute(t.totals.update().where(one).values(drift=verdict))
+
+    def _slim(self, device: str, manifest: str, keep: int) -> None:
+        """Empty bodies from the oldest on, so that all before an empty one are empty."""
+        w = t.windows.c
+        mine = (w.tenant == self._tenant) & (w.device == device) & (w.manifest == manifest)
+        newest = sa.select(w.number).where(mine).order_by(w.number.desc()).limit(1)
+        with self._database.reading() as c:
+            last = c.execute(newest.offset(keep)).scalar()
+            if last is None:
+                return
+            empty = (w.number <= last) & (sa.func.length(w.body) == 0)
+            done = c.execute(newest.where(empty)).scalar() or 0
+        full = sa.select(w.number).where(mine, w.number > done, w.number <= last)
+        batch = full.where(sa.func.length(w.body) > 0).order_by(w.number).limit(_SLIM_BATCH)
+        gone = _SLIM_BATCH
+        while gone == _SLIM_BATCH:
+            with self._database.writing() as c:
+                which = w.number.in_(batch.scalar_subquery())
+                gone = c.execute(t.windows.update().where(which).values(body=b"")).rowcount
 
     def _of(self, device: str, manifest: str) -> sa.ColumnElement[bool]:
         k = t.totals.c
