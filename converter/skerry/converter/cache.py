@@ -13,7 +13,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -105,11 +105,17 @@ class Cache:
         return dict(load_file(folder / "arrays.safetensors"))
 
     def forget_unused(self) -> None:
-        """Remove what this conversion did not ask for."""
+        """Remove what this conversion did not ask for, and the locks of makers that are gone.
+
+        For who holds the output folder alone: no other process may be making an entry.
+        """
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
-            if path.name not in self._used:
+            if path.is_file():
+                with suppress(OSError):
+                    path.unlink()
+            elif path.name not in self._used:
                 shutil.rmtree(path, ignore_errors=True)
 
 

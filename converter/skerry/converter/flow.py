@@ -1,30 +1,26 @@
 """One conversion from end to end: train, quantize once, emit, prove, judge, pack.
 
-Everything is made in a folder beside the output folder and put in place at the end, so a conversion
-that fails leaves the output folder as it was.
+Everything is made in a folder of its own within the output folder and put in place at the end, so a
+conversion that fails leaves the release in the output folder as it was.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from skerry.converter.cache import Cache
 from skerry.converter.emitting import emit_all
+from skerry.converter.folder import only_writer, publish, staging
 from skerry.converter.keys import Keys
 from skerry.converter.loading import load
 from skerry.converter.models import quantize
-from skerry.converter.package import Conversion, save
+from skerry.converter.package import Conversion, refuse_foreign, save
 from skerry.converter.proving import prove
 from skerry.converter.recipe_file import RecipeFile
 from skerry.converter.result import Result
 from skerry.converter.training import Trainer
-from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.output import Output
 
 __all__ = ["convert"]
@@ -41,12 +37,14 @@ def convert(file: RecipeFile, out: Path, output: Output) -> Result:
 
     Raises:
         InputError: the recipe, the model or the data cannot be used; `out` is as it was.
-        UnavailableError: the disk is full or not writable.
+        GateError: a model or an artifact gives values that are not finite; likewise.
+        UnavailableError: the disk is full or not writable, or another process writes to `out`.
     """
     build = file.recipe.build
     torch.set_num_threads(build.threads)
     torch.manual_seed(build.seed)
-    with _staging(out) as staging:
+    with only_writer(out), staging(out) as unfinished:
+        refuse_foreign(out)
         with output.progress("loading model and data"):
             loaded = load(file)
         keys, kept = Keys.of(loaded), Cache(out / "cache")
@@ -55,27 +53,7 @@ def convert(file: RecipeFile, out: Path, output: Output) -> Result:
         proved, baselines = prove(loaded, models, artifacts, sources, keys, kept, output)
         with output.progress("writing report and bundle"):
             conversion = Conversion(loaded, models, tuple(proved), baselines, models.steps)
-            result = save(conversion, staging, out)
+            result = save(conversion, unfinished / "ready")
+            publish(unfinished / "ready", out)
         kept.forget_unused()
         return result
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, gone when the block ends."""
-    parent = out.absolute().parent
-    try:
-        if out.exists() and not out.is_dir():
-            raise InputError("is a file", where=out, remedy="name a folder with --out")
-        parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise UnavailableError(f"cannot write: {error.strerror}", where=out) from error
-    try:
-        yield staging
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot write: {error.strerror}", where=out, remedy="free some space and try again"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

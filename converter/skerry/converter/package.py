@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from skerry.converter.documents import bill_of_materials, provenance
+from skerry.converter.folder import RESULT
 from skerry.converter.loading import Loaded
 from skerry.converter.models import INT8, Models
 from skerry.converter.proving import Made, Proved
@@ -17,12 +18,13 @@ from skerry.converter.report.build import Evidence, build_report
 from skerry.converter.result import Baseline, Result, SourceResult
 from skerry.converter.steps.base import StepRecord, parameters
 from skerry.converter.structure import save_model
-from skerry.devices.files import write_atomically
+from skerry.devices.errors import InputError
+from skerry.devices.files import replacing, write_atomically
 from skerry.runtime.bundle.card import Tolerance
 from skerry.runtime.bundle.writer import ArtifactFile, write_bundle
 from skerry.runtime.sketches import SketchSet
 
-__all__ = ["Conversion", "save"]
+__all__ = ["Conversion", "refuse_foreign", "save"]
 
 _GOLDEN_ROWS = 32
 _SKETCH_ROWS = 256
@@ -40,29 +42,40 @@ class Conversion:
     steps: tuple[StepRecord, ...]
 
 
-def save(conversion: Conversion, staging: Path, out: Path) -> Result:
-    """Write everything, each piece whole; `result.json` last.
+def refuse_foreign(out: Path) -> None:
+    """Raise InputError where `bundle/` in the output folder is no bundle, and must stay."""
+    bundle = out / "bundle"
+    if bundle.exists() and not (bundle / "oci-layout").is_file() and any(bundle.iterdir()):
+        raise InputError("the folder holds something else", where=bundle, remedy="name another")
+
+
+def save(conversion: Conversion, folder: Path) -> Result:
+    """Write everything, whole.
 
     Args:
-        staging: a folder beside `out` for pieces that are not finished.
+        folder: gets `bundle/`, `artifacts/`, `model/`, `report.html` and `result.json`; made here.
 
     Raises:
+        BundleError: what was made contradicts itself.
         UnavailableError: the disk is full or not writable.
     """
     loaded, models = conversion.loaded, conversion.models
     result = _result(conversion)
     evidence = _evidence(conversion)
     recipe = loaded.file.recipe
-    out.mkdir(parents=True, exist_ok=True)
-    _place(_artifacts(conversion, staging / "ready"), out / "artifacts")
-    model = staging / "model"
-    model.mkdir()
-    (model / "weights.safetensors").write_bytes(save_model(models.trained))
-    _place(model, out / "model")
-    manifest = _bundle(conversion, result, evidence, out)
+    for name in ("artifacts", "model"):
+        (folder / name).mkdir(parents=True)
+    for one in conversion.proved:
+        with (
+            _shipped(one.made).open("rb") as file,
+            replacing(folder / "artifacts" / one.made.filename) as target,
+        ):
+            shutil.copyfileobj(file, target)
+    write_atomically(folder / "model" / "weights.safetensors", save_model(models.trained))
+    manifest = _bundle(conversion, result, evidence, folder / "bundle")
     result = msgspec.structs.replace(result, manifest=str(manifest))
-    write_atomically(out / "report.html", build_report(result, recipe, evidence, timings=True))
-    write_atomically(out / "result.json", result.encode())
+    write_atomically(folder / "report.html", build_report(result, recipe, evidence, timings=True))
+    write_atomically(folder / RESULT, result.encode())
     return result
 
 
@@ -113,28 +126,13 @@ def _shipped(made: Made) -> Path:
     return path.with_name(f"{path.name}.tar") if made.emitted.format == "coreml" else path
 
 
-def _artifacts(conversion: Conversion, folder: Path) -> Path:
-    folder.mkdir()
-    for one in conversion.proved:
-        shutil.copyfile(_shipped(one.made), folder / one.made.filename)
-    return folder
-
-
-def _place(source: Path, target: Path) -> None:
-    """Put a finished folder where an older one may be."""
-    old = source.with_name(f"{source.name}.old")
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
-
-
-def _bundle(conversion: Conversion, result: Result, evidence: Evidence, out: Path) -> object:
+def _bundle(conversion: Conversion, result: Result, evidence: Evidence, folder: Path) -> object:
     loaded = conversion.loaded
     recipe, data, signature = loaded.file.recipe, loaded.evaluation, loaded.signature
     rows = np.unique(np.linspace(0, len(data) - 1, min(_GOLDEN_ROWS, len(data))).astype(np.intp))
     golden = data.rows(rows).inputs
     descriptor = write_bundle(
-        out / "bundle",
+        folder,
         model=recipe.model.name,
         version=recipe.model.version,
         inputs=signature.inputs,

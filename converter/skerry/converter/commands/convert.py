@@ -10,7 +10,8 @@ report.html and result.json.
   skerry convert recipe.toml --out out --set model.version=2 --set source.weights=new.safetensors
 
 Exit codes: 0 made, every gate passed · 2 the recipe, model or data cannot be used · 3 made, but a
-gate failed (everything is saved and says so) · 5 the disk is full.
+gate failed (everything is saved and says so) or an artifact's values are not finite (nothing is
+saved) · 5 the disk is full, or another conversion is writing to the folder.
 """
 
 from __future__ import annotations

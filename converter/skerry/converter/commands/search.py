@@ -28,7 +28,7 @@ not been. That holds with any --jobs; with --latency measured, for what was meas
 
 Exit codes: 0 the best is within every budget · 2 the recipe, its space or an option cannot be
 used · 3 none is: the best so far is kept, and the budgets that bind are named · 5 no disk, no
-cluster.
+cluster, or another conversion is writing to the folder.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ that was interrupted goes on from its last epoch when the same command is given 
   skerry train recipe.toml --out trained
   skerry train recipe.toml --out trained --set build.device=cuda --set build.seed=1
 
-Exit codes: 0 trained · 2 the recipe, model or data cannot be used · 5 the disk is full.
+Exit codes: 0 trained · 2 the recipe, model or data cannot be used · 5 the disk is full,
+or another conversion is writing to the folder.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from skerry.converter.cache import fingerprint
+from skerry.converter.folder import only_writer
 from skerry.converter.recipe import Recipe, Search
 from skerry.converter.recipe_file import RecipeFile, check_document
 from skerry.converter.report.search import build_search_report
@@ -69,14 +70,15 @@ def search(
     Raises:
         InputError: the recipe or its space cannot be used, `out` belongs to another search, or no
             candidate could be made.
-        UnavailableError: the disk is full or not writable.
+        UnavailableError: the disk is full or not writable, or another process writes to `out`.
     """
-    run = _Run(path, document, wanted, workers, out)
-    with output.progress("searching", run.total) as progress:
-        run.all(progress)
-    result = run.result()
-    write_atomically(out / "report.html", build_search_report(result))
-    write_atomically(out / "search.json", result.encode())
+    with only_writer(out):
+        run = _Run(path, document, wanted, workers, out)
+        with output.progress("searching", run.total) as progress:
+            run.all(progress)
+        result = run.result()
+        write_atomically(out / "report.html", build_search_report(result))
+        write_atomically(out / "search.json", result.encode())
     return result
 
 
@@ -107,10 +109,6 @@ class _Run:
             seed=self._how.seed,
             latency="measured" if wanted.measured else "counted",
         )
-        try:
-            self._out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(f"cannot write: {error.strerror}", where=out) from error
         self._journal = Journal(self._out / "journal.jsonl", header)
         self._values: dict[int, dict[str, Any]] = {}
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from skerry.converter.folder import cannot_write
 from skerry.converter.search.budget import Merit
-from skerry.devices.errors import InputError, UnavailableError
+from skerry.devices.errors import InputError
 
 __all__ = ["Entry", "Header", "Journal", "StepOutcome", "Unseen"]
 
@@ -127,9 +128,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise UnavailableError(
-                f"cannot write: {error.strerror}", where=self._path, remedy="free some space"
-            ) from error
+            raise cannot_write(error, self._path) from error
 
     def _resume(self, header: Header) -> None:
         if self._path.stat().st_size > _LARGEST_BYTES:

@@ -20,6 +20,7 @@ from skerry.converter.cache import Cache
 from skerry.converter.data.base import Dataset
 from skerry.converter.data.load import load_dataset
 from skerry.converter.emitting import emit_one
+from skerry.converter.folder import cannot_write
 from skerry.converter.graph import example_inputs
 from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded, load
@@ -39,7 +40,7 @@ from skerry.converter.search.toml_text import toml_text
 from skerry.converter.steps.base import StepRecord
 from skerry.converter.structure import save_model
 from skerry.converter.training import Trainer
-from skerry.devices.errors import InputError, UnavailableError
+from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 
 __all__ = ["Task", "choosing_and_judging", "judged", "run_task"]
@@ -98,9 +99,7 @@ def run_task(encoded: bytes) -> bytes:
         words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         entry = Entry(task.trial, task.rung, task.values, None, problem=words)
     except OSError as error:
-        raise UnavailableError(
-            f"cannot write: {error.strerror}", where=task.cache, remedy="free some space"
-        ) from error
+        raise cannot_write(error, task.cache) from error
     seconds = round(time.monotonic() - began, 3)
     return msgspec.json.encode(msgspec.structs.replace(entry, seconds=seconds))
 
