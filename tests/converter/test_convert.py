@@ -168,6 +168,50 @@ def test_a_second_run_that_changes_a_gate_does_no_work_again(project: Path) -> N
     assert result(out)["artifacts"][0]["sha256"] == first["artifacts"][0]["sha256"]
 
 
+_NOT_FINITE = """
+from torch import nn
+import model
+
+class Logarithm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = model.net()
+    def forward(self, image):
+        return self.net(image).log()
+
+class Overflow(Logarithm):
+    def forward(self, image):
+        return (self.net(image).square() + 2) * 6e4
+"""
+
+
+def test_values_that_are_not_finite_are_named_and_leave_the_release_as_it_was(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = project / "deep" / "out"
+    assert convert(project, out) == ExitCode.OK
+    around = out.parent.stat().st_mtime_ns
+    before = {name: one for name, one in files(out).items() if not name.startswith("cache/")}
+    (project / "odd.py").write_text(_NOT_FINITE)
+    recipe = (project / "recipe.toml").read_text()
+    odd = recipe.replace('weights = "net.safetensors"', "")
+    capsys.readouterr()
+    for factory, precision, code, words in (
+        ("Logarithm", "int8", ExitCode.BAD_INPUT, "odd.py:Logarithm: the output scores is not"),
+        ("Overflow", "fp16", ExitCode.GATE_FAILED, "coreml-fp16: the output scores is not"),
+    ):
+        text = odd.replace("model.py:net", f"odd.py:{factory}")
+        if precision == "fp16":  # which ONNX Runtime computes in float32 here
+            text = text.replace('["int8"]', '["fp16"]').replace('["onnx"]', '["coreml"]')
+        (project / "recipe.toml").write_text(text)
+        assert convert(project, out) == code, capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert words in error and "of 96 rows" in error and error.count("\n") == 1
+        after = {name: one for name, one in files(out).items() if not name.startswith("cache/")}
+        assert after == before
+    assert out.parent.stat().st_mtime_ns == around  # nothing was made beside the folder
+
+
 @pytest.mark.slow
 def test_resizing_and_softmax_are_in_every_artifact(project: Path) -> None:
     recipe = project / "recipe.toml"
@@ -213,8 +257,8 @@ def test_a_conversion_that_is_stopped_leaves_nothing_unfinished(
     assert child.wait(60) == 130, said
     assert "interrupted" in said
     assert not (out / "bundle").exists()
-    assert not list(project.glob(".out.*"))
-    assert not list(out.glob("cache/*"))
+    assert not list(out.glob(".*"))
+    assert not list(out.glob("cache/.part-*"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The output folder: one writer, nothing unfinished, and all pieces of one conversion or another."""
+"""The output folder: one writer, nothing unfinished, and the pieces of one conversion alone."""
 
 import errno
 import subprocess

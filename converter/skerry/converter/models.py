@@ -17,13 +17,14 @@ from skerry.converter.keys import Keys
 from skerry.converter.layers import LayerNoise, layer_noise
 from skerry.converter.loading import Loaded
 from skerry.converter.mixed import LayerChoice
-from skerry.converter.proof import Outputs
+from skerry.converter.proof import Outputs, not_finite
 from skerry.converter.quantize import QuantizedModel, Scheme
 from skerry.converter.quantized_training import QuantizedTraining
 from skerry.converter.raising import calibrated, chosen_layers
 from skerry.converter.recipe import Recipe
 from skerry.converter.steps.base import StepRecord
 from skerry.converter.training import Trainer, evaluate
+from skerry.devices.errors import InputError
 from skerry.devices.output import Output
 from skerry.devices.targets import TARGETS
 
@@ -89,13 +90,21 @@ def quantize(loaded: Loaded, trainer: Trainer, keys: Keys, kept: Cache, output: 
     """Decide the quantization, once for every format, where the recipe asks for one.
 
     Raises:
-        InputError: it asks for one, and there are no rows to calibrate on.
+        InputError: it asks for one, and there are no rows to calibrate on; or the source gives
+            values that are not finite.
     """
     recipe = loaded.file.recipe
     scheme = scheme_of(recipe)
     chosen: tuple[LayerChoice, ...] = ()
+    source = loaded.deployable(loaded.model)
+    with output.progress("running the source"):
+        outputs = {"source": kept.arrays(keys.outputs("source"), lambda: evaluate(loaded, source))}
+    if problem := not_finite(outputs["source"]):
+        raise InputError(
+            problem, where=loaded.source.name, remedy="correct the model, or the evaluation rows"
+        )
     trained = trainer.model()
-    source, floating = loaded.deployable(loaded.model), loaded.deployable(trained)
+    floating = loaded.deployable(trained)
 
     @cache
     def begun() -> QuantizedModel:
@@ -110,10 +119,9 @@ def quantize(loaded: Loaded, trainer: Trainer, keys: Keys, kept: Cache, output: 
     def quantized() -> QuantizedModel:
         return begun() if aware is None else aware.model(loaded, keys, kept, output)
 
-    with output.progress("running the source"):
-        outputs = {"source": kept.arrays(keys.outputs("source"), lambda: evaluate(loaded, source))}
-        outputs["floating"] = outputs["source"]
-        if recipe.float_steps:
+    outputs["floating"] = outputs["source"]
+    if recipe.float_steps:
+        with output.progress("running the model"):
             found = kept.arrays(keys.outputs("floating"), lambda: evaluate(loaded, floating))
             outputs["floating"] = found
     steps = trainer.records()

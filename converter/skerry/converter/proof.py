@@ -17,9 +17,23 @@ from skerry.converter.result import Latency
 from skerry.runtime.engine.base import Arrays, Engine, EngineOptions
 from skerry.runtime.engine.select import open_engine
 
-__all__ = ["Outputs", "ProofLimits", "Runner", "open_runner", "pace"]
+__all__ = ["Outputs", "ProofLimits", "Runner", "not_finite", "open_runner", "pace"]
 
 Outputs = dict[str, NDArray[Any]]
+
+
+def not_finite(outputs: Outputs) -> str:
+    """Which output has NaN or infinite values, and in how many rows; empty where none has.
+
+    Nothing can be said of such rows: neither noise nor a tolerance.
+    """
+    for name, array in outputs.items():
+        if array.dtype.kind == "f":
+            rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
+            if len(rows):
+                count = f"{len(rows)} of {len(array)} rows, first in row {rows[0]}"
+                return f"the output {name} is not finite in {count}"
+    return ""
 
 
 @dataclass(frozen=True)

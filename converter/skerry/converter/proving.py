@@ -19,13 +19,14 @@ from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded
 from skerry.converter.metric import agreement, snr_db
 from skerry.converter.models import SOURCE_PRECISION, Models
-from skerry.converter.proof import Outputs, ProofLimits, Runner, open_runner, pace
+from skerry.converter.proof import Outputs, ProofLimits, Runner, not_finite, open_runner, pace
 from skerry.converter.result import ArtifactResult, Baseline, Latency
 from skerry.devices.digest import Descriptor
+from skerry.devices.errors import GateError
 from skerry.devices.output import Output
 from skerry.runtime.bundle.card import Format
 
-__all__ = ["Made", "Proved", "prove"]
+__all__ = ["Made", "Proved", "prove", "refuse_not_finite"]
 
 _TIMES = "skerry.latency"
 
@@ -78,6 +79,9 @@ def prove(
 
     Args:
         sources: the source as fp32, by format.
+
+    Raises:
+        GateError: an artifact gives values that are not finite.
     """
     limits = ProofLimits()
     baselines: dict[Format, Baseline] = {}
@@ -91,10 +95,22 @@ def prove(
             digests = (str(made.blob.digest), str(sources[form].blob.digest))
             found = kept.arrays(keys.proof(*digests), taken)
             own, fp32 = _latency_of(found.pop(_TIMES))
+            refuse_not_finite(made, found)
             baseline = Baseline(form, sources[form].blob.size, fp32)
             baselines.setdefault(form, baseline)
             proved.append(Proved(made, _judge(loaded, models, made, found, baseline, own), found))
     return proved, tuple(baselines.values())
+
+
+def refuse_not_finite(made: Made, found: Outputs) -> None:
+    """Raise GateError where an artifact gives what its source, which is finite, does not."""
+    if problem := not_finite(found):
+        precision = made.emitted.precision
+        raise GateError(
+            problem,
+            where=made.name,
+            remedy=f"scale the layer that overflows, or leave {precision} out of the precisions",
+        )
 
 
 def _open(loaded: Loaded, made: Made) -> Runner:

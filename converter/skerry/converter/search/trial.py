@@ -26,7 +26,7 @@ from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded, load
 from skerry.converter.models import INT8, SOURCE_PRECISION, Models, quantize
 from skerry.converter.proof import Outputs, ProofLimits, open_runner, pace
-from skerry.converter.proving import Made
+from skerry.converter.proving import Made, refuse_not_finite
 from skerry.converter.quantize.capture import capture
 from skerry.converter.quantize.fold import fold_linear
 from skerry.converter.recipe import Input, Recipe, Search
@@ -40,7 +40,7 @@ from skerry.converter.search.toml_text import toml_text
 from skerry.converter.steps.base import StepRecord
 from skerry.converter.structure import save_model
 from skerry.converter.training import Trainer
-from skerry.devices.errors import InputError
+from skerry.devices.errors import GateError, InputError
 from skerry.devices.output import Output
 
 __all__ = ["Task", "choosing_and_judging", "judged", "run_task"]
@@ -93,7 +93,7 @@ def run_task(encoded: bytes) -> bytes:
     began = time.monotonic()
     try:
         entry = _run(task)
-    except InputError as error:
+    except (GateError, InputError) as error:
         entry = Entry(task.trial, task.rung, task.values, None, problem=str(error))
     except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -216,9 +216,11 @@ class _Candidate:
         signature = self._loaded.signature
         runner = open_runner(made.emitted, signature.input_names, signature.output_names)
         try:
-            return runner.over(rows, ProofLimits(), lambda _: None)
+            found = runner.over(rows, ProofLimits(), lambda _: None)
         finally:
             runner.engine.close()
+        refuse_not_finite(made, found)
+        return found
 
     def _merit(
         self, bytes_: int, bytes_ratio: float, ms: float, ms_ratio: float, points: float
@@ -245,6 +247,7 @@ class _Candidate:
         baseline = open_runner(source.emitted, *names)
         try:
             found = runner.over(rows, limits, lambda _: None)
+            refuse_not_finite(made, found)
             return found, pace(runner, baseline, rows, limits)
         finally:
             runner.engine.close()
