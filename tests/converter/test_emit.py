@@ -17,6 +17,7 @@ from skerry.converter.coreml_exec.graph import Reference, read_function
 from skerry.converter.coreml_exec.package import Package
 from skerry.converter.emit import PRECISIONS, SUPPORT, Emitted, Signature, emit, unsupported
 from skerry.converter.emit.inputs import float_module
+from skerry.converter.proof import open_runner
 from skerry.converter.quantize import calibrate
 from skerry.devices.errors import InputError, UnsupportedError
 from skerry.runtime.bundle.card import TensorSpec
@@ -420,3 +421,31 @@ def test_weights_of_one_shape_and_another_layout_stay_apart(tmp_path):
     row = example[0][:1]
     with torch.no_grad():
         np.testing.assert_allclose(runner(x=row.numpy())["y"], model(row).numpy(), atol=1e-4)
+
+
+def test_words_that_core_ml_reserves_get_a_name_of_their_own_in_the_package(tmp_path):
+    """Callers keep theirs. coremltools would rename them on its own, and tell nobody."""
+
+    class Both(torch.nn.Module):
+        def forward(self, state, bool_):
+            return state + bool_, state * bool_
+
+    def row(name: str) -> TensorSpec:
+        return TensorSpec(name, "float32", (-1, 3))
+
+    names = ("state", "bool"), ("tensor", "state_")
+    signature = Signature(*(tuple(row(name) for name in some) for some in names))
+    example = (torch.zeros(2, 3), torch.zeros(2, 3))
+    made = emit("coreml", "fp32", Both().eval(), example, signature, tmp_path)
+    assert [spec.name for spec in made.inputs] == ["state__", "bool_"]
+    assert [spec.name for spec in made.outputs] == ["tensor_", "state_"]
+
+    from coremltools.models import MLModel
+
+    described = MLModel(str(made.path), skip_model_load=True).get_spec().description
+    assert [one.name for one in described.input] == ["state__", "bool_"]
+    assert [one.name for one in described.output] == ["tensor_", "state_"]
+    rows = {name: np.full((2, 3), number, np.float32) for number, name in enumerate(names[0], 2)}
+    runner = open_runner(made, *names)
+    found = runner(rows)
+    assert (found["tensor"] == 5).all() and (found["state_"] == 6).all()

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skerry.cli.main import main
@@ -155,6 +156,32 @@ def test_budgets_that_nobody_meets_keep_the_best_so_far(
     assert "beyond size=100B" in said.err
     assert (tmp_path / "out/candidates/0000/recipe.toml").is_file()
     assert "no candidate is within every budget" in (tmp_path / "out/report.html").read_text()
+
+
+def test_rows_that_changed_are_not_answered_with_the_scores_of_the_old_ones(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out, words = project / "recipe.toml", tmp_path / "out", ("--trials", "1")
+    space = '[search]\nrungs = [1.0]\n[search.space]\n"quantize.calibrator" = ["mse", "minmax"]\n'
+    text = recipe.read_text().replace("data.py:held_out", "held_out.npz") + space
+    recipe.write_text(text)
+    images = np.random.default_rng(7).integers(0, 255, (64, 8, 8, 1), dtype=np.uint8)
+    np.savez(project / "held_out.npz", image=images, label=np.zeros(64, np.int64))
+    assert main(_words(recipe, out, *words)) == ExitCode.OK
+    journal = (out / "journal.jsonl").read_bytes()
+    np.savez(project / "held_out.npz", image=images, label=np.ones(64, np.int64))
+    capsys.readouterr()
+    assert main(_words(recipe, out, *words)) == ExitCode.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "data.evaluation has changed since the search began" in said and "another --out" in said
+    assert (out / "journal.jsonl").read_bytes() == journal
+
+    np.savez_compressed(project / "held_out.npz", image=images, label=np.zeros(64, np.int64))
+    assert main(_words(recipe, out, *words)) == ExitCode.OK  # the same rows in another file
+    model = project / "model.py"
+    model.write_text(model.read_text() + "# changed")
+    assert main(_words(recipe, out, *words)) == ExitCode.BAD_INPUT
+    assert "model.py has changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

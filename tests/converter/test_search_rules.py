@@ -6,6 +6,7 @@ import random
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,6 +127,8 @@ def test_budgets_in_their_units() -> None:
     assert (latency.limit, latency.relative) == (0.25, False)
     assert (accuracy.limit, accuracy.relative) == (0.4, True)
     assert read_budgets(["latency=0.25x"])[0] == Budget("latency", 0.25, True, "latency=0.25x")
+    assert read_budgets(["accuracy=-0"])[0] == Budget("accuracy", 0.0, True, "accuracy=-0")
+    assert read_budgets(["accuracy=0"])[0] == Budget("accuracy", 0.0, False, "accuracy=0")
     assert violation([size, accuracy], merit(1_500_000, 1, 99.6)) == pytest.approx(0)
     assert violation([size], merit(3_000_000, 1, 99)) == pytest.approx(1.0)
     assert violation([accuracy], merit(1, 1, 98.6)) == pytest.approx(0.1)
@@ -224,13 +227,29 @@ def test_a_journal_is_read_again_without_the_line_a_kill_cut_short(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("recipe", "s"), ("budgets", ()), ("seed", 4), ("latency", "measured"), ("version", 1)],
+    [("recipe", "s"), ("budgets", ()), ("seed", 4), ("latency", "measured"), ("version", 4)],
 )
 def test_a_journal_of_another_search_is_refused(name: str, value: object, tmp_path: Path) -> None:
     Journal(tmp_path / "j", _HEADER)
-    fields = {key: getattr(_HEADER, key) for key in _HEADER.__struct_fields__}
     with pytest.raises(InputError, match=f"another {name}"):
-        Journal(tmp_path / "j", Header(**{**fields, name: value}))
+        Journal(tmp_path / "j", msgspec.structs.replace(_HEADER, **{name: value}))
+
+
+def test_a_journal_of_other_contents_is_refused_and_they_are_named(tmp_path: Path) -> None:
+    contents = {"model.py": "1", "data.evaluation": "2"}
+    Journal(tmp_path / "j", msgspec.structs.replace(_HEADER, contents=contents))
+    for other in ({**contents, "data.evaluation": "3"}, {"model.py": "1"}):
+        with pytest.raises(
+            InputError, match=r"data\.evaluation has changed since the search began"
+        ):
+            Journal(tmp_path / "j", msgspec.structs.replace(_HEADER, contents=other))
+
+
+def test_a_journal_from_before_contents_were_noted_is_refused(tmp_path: Path) -> None:
+    old = {"type": "search", "recipe": "r", "budgets": ["size=1kB"], "seed": 3, "version": 2}
+    (tmp_path / "j").write_bytes(msgspec.json.encode({**old, "latency": "counted"}) + b"\n")
+    with pytest.raises(InputError, match=r"another version of skerry.*give another --out"):
+        Journal(tmp_path / "j", _HEADER)
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:

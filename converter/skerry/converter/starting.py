@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
+import msgspec
+
+from skerry.converter.recipe import Recipe
+from skerry.converter.search.toml_text import toml_string
 from skerry.converter.userfile import UserFunction
 from skerry.devices.errors import InputError
 from skerry.devices.targets import TARGETS
@@ -15,6 +21,7 @@ from skerry.devices.targets import TARGETS
 __all__ = ["FoundInput", "first_recipe", "found_inputs"]
 
 _KNOWN_DTYPES = {"float32", "uint8", "int8", "int32", "int64"}
+_LONGEST_NAME = 63  # letters, of a model or an input
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,26 @@ def first_recipe(model: str, folder: Path) -> str:
     """A commented recipe for `model`, a path or `file.py:factory` relative to `folder`.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or its path cannot stand in a recipe.
     """
+    text = _written(model, folder)
+    try:
+        text.encode()
+        msgspec.convert(tomllib.loads(text), Recipe)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "its path is not UTF-8", where=ascii(model), remedy="give the file another name"
+        ) from error
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"no recipe that can be read is inferred: {error}",
+            where=model,
+            remedy="write one by hand, or change the model",
+        ) from error
+    return text
+
+
+def _written(model: str, folder: Path) -> str:
     function = UserFunction.parse(model, folder)
     if function is not None:
         if problem := function.problem():
@@ -86,9 +111,26 @@ def _recipe(
 ) -> str:
     others = ", ".join(name for name in TARGETS if name != "x86-64-vnni")
     choices = choices or _CHOICES.format(profiles=others)
-    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model"
-    tables = "\n".join(_input(one, remark) for one in inputs)
-    return _TEMPLATE.format(name=name, model=model, weights=weights, inputs=tables, choices=choices)
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower())[:_LONGEST_NAME].strip("-") or "model"
+    names = _names([one.name for one in inputs])
+    tables = "\n".join(map(_input, inputs, names, repeat(remark)))
+    return _TEMPLATE.format(
+        name=name, model=toml_string(model), weights=weights, inputs=tables, choices=choices
+    )
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """A name for each input that a recipe takes: letters, digits and `_`, none of them twice."""
+    names: list[str] = []
+    for one in given:
+        plain = re.sub(r"\W", "_", one.partition(":")[0], flags=re.ASCII)
+        plain = plain.lstrip("0123456789")[:_LONGEST_NAME] or "input"
+        name, number = plain, 2
+        while name in names:
+            ending = f"_{number}"
+            name, number = plain[: _LONGEST_NAME - len(ending)] + ending, number + 1
+        names.append(name)
+    return names
 
 
 def _features(function: UserFunction) -> int:
@@ -116,8 +158,7 @@ def _imports(file: Path, package: str) -> bool:
     return False
 
 
-def _input(found: FoundInput, remark: str) -> str:
-    name = re.sub(r"\W", "_", found.name.partition(":")[0]).lstrip("0123456789") or "input"
+def _input(found: FoundInput, name: str, remark: str) -> str:
     shape = ", ".join(str(length or 1) for length in found.shape) or "1"
     open_axes = "; the model leaves a length of 1 open" if 0 in found.shape else ""
     lines = [f"[input.{name}]", f"shape = [{shape}]   # {remark}{open_axes}"]
@@ -185,7 +226,7 @@ version = "1"
 # labels = ["cat", "dog"]        # class names, by number
 
 [source]
-model = "{model}"{weights}
+model = {model}{weights}
 
 {inputs}
 # [output.scores]                # outputs by name, in the model's order

@@ -24,7 +24,8 @@ Budgets: size=1MB or 0.1x (of the source as fp32) · latency=3ms or 0.25x · acc
 least) or -0.4 (points below the source at most).
 
 Stopped or killed, the same command goes on where it was, and ends with the same front as if it had
-not been. That holds with any --jobs; with --latency measured, for what was measured already.
+not been. That holds with any --jobs; with --latency measured, for what was measured already. Where
+the model, the data or Python files beside them have changed meanwhile, it is refused.
 
 Exit codes: 0 the best is within every budget · 2 the recipe, its space or an option cannot be
 used · 3 none is: the best so far is kept, and the budgets that bind are named · 5 no disk, no

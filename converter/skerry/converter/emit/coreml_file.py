@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["emit_coreml"]
 
+# Words of MIL's own, which coremltools gives to no tensor (mil/passes/defs/preprocess.py).
+_RESERVED = re.compile(
+    "any|bool|dict|false|func|list|program|state|string|tensor|true|tuple"
+    "|bf16|fp(16|32|64)|u?int(8|16|32|64)"
+)
 _LAYERS = {"conv", "conv_transpose", "linear"}
 _RECURRENT = {"gru", "lstm", "rnn_relu", "rnn_tanh"}
 # What stands in for a dtype that Core ML has no multi-array of.
@@ -51,8 +57,9 @@ def emit_coreml(
         module = float_module(model, precision, example)
     row = one_row(example)
     output_specs_fit(module, row, signature)
-    inputs = tuple(_carried(spec) for spec in signature.inputs)
-    outputs = tuple(_carried(spec) for spec in signature.outputs)
+    names = _own_names(signature)
+    inputs = tuple(_carried(spec, names[spec.name]) for spec in signature.inputs)
+    outputs = tuple(_carried(spec, names[spec.name]) for spec in signature.outputs)
     carried = tuple(x.to(getattr(torch, spec.dtype)) for x, spec in zip(row, inputs, strict=True))
     package = prepared_path(folder, precision, ".mlpackage")
     if package.exists():
@@ -62,6 +69,7 @@ def emit_coreml(
     converted = _convert(module, carried, inputs, outputs, precision, computed)
     if precision in COMPRESSED:
         converted = compressed_weights(converted, precision, sparsity)
+    _check_names(converted, inputs, outputs)
     write_package(converted, package)
     return Emitted(
         path=package, format="coreml", precision=precision, inputs=inputs, outputs=outputs
@@ -144,5 +152,34 @@ def _traced(module: nn.Module, row: tuple[Tensor, ...]) -> Any:
         return torch.jit.trace(fixed, row, check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def _carried(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, _CARRIED_AS.get(spec.dtype, spec.dtype), (1, *spec.shape[1:]))
+def _own_names(signature: Signature) -> dict[str, str]:
+    """The package's name of each tensor: the caller's, with a `_` behind a reserved word."""
+    taken = {*signature.input_names, *signature.output_names}
+    names = {name: name for name in taken}
+    for name in sorted(filter(_RESERVED.fullmatch, taken)):
+        own = f"{name}_"
+        while own in taken:
+            own += "_"
+        taken.add(own)
+        names[name] = own
+    return names
+
+
+def _check_names(
+    converted: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
+    """Raise UnsupportedError where coremltools took another name than the one it was given."""
+    found = converted.get_spec().description
+    for wanted, given in ((inputs, found.input), (outputs, found.output)):
+        names = {one.name for one in given}
+        for spec in wanted:
+            if spec.name not in names:
+                raise UnsupportedError(
+                    f"Core ML does not take {spec.name!r} as the name of a tensor",
+                    where="coreml",
+                    remedy="give the tensor another name in the recipe",
+                )
+
+
+def _carried(spec: TensorSpec, name: str) -> TensorSpec:
+    return TensorSpec(name, _CARRIED_AS.get(spec.dtype, spec.dtype), (1, *spec.shape[1:]))

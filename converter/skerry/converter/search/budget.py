@@ -93,8 +93,7 @@ def _read(text: str) -> Budget:
         )
     value, unit = float(number[1]), number[2]
     if kind == "accuracy":
-        below = value < 0
-        return Budget("accuracy", -value if below else value, below, text)
+        return Budget("accuracy", abs(value), number[1].startswith("-"), text)  # -0 is the source's
     if value <= 0:
         raise InputError(f"{text!r} leaves nothing", where="--budget", remedy="give more than 0")
     relative = unit == "x"

@@ -16,10 +16,12 @@ import msgspec
 
 from skerry.converter.cache import fingerprint
 from skerry.converter.folder import only_writer
+from skerry.converter.loading import load
 from skerry.converter.recipe import Recipe, Search
 from skerry.converter.recipe_file import RecipeFile, check_document
 from skerry.converter.report.search import build_search_report
 from skerry.converter.search.budget import Budget
+from skerry.converter.search.contents import contents
 from skerry.converter.search.front import promoted
 from skerry.converter.search.journal import Entry, Header, Journal
 from skerry.converter.search.latency import latency_table
@@ -68,12 +70,12 @@ def search(
         out: gets `candidates/`, `journal.jsonl`, `report.html` and `search.json`.
 
     Raises:
-        InputError: the recipe or its space cannot be used, `out` belongs to another search, or no
-            candidate could be made.
+        InputError: the recipe, its space, model or data cannot be used, `out` belongs to a search
+            of others, or no candidate could be made.
         UnavailableError: the disk is full or not writable, or another process writes to `out`.
     """
     with only_writer(out):
-        run = _Run(path, document, wanted, workers, out)
+        run = _Run(path, document, wanted, workers, out, output)
         with output.progress("searching", run.total) as progress:
             run.all(progress)
         result = run.result()
@@ -92,6 +94,7 @@ class _Run:
         wanted: Wanted,
         workers: Workers,
         out: Path,
+        output: Output,
     ) -> None:
         self._path, self._document = path.resolve(), dict(document)
         self._file = check_document(path, document)
@@ -103,11 +106,14 @@ class _Run:
         self._artifact = f"{form}-{precision}"
         if not wanted.measured or len(self._how.rungs) > 1:
             latency_table(recipe.target.profile, form)
+        with output.progress("loading model and data"):
+            named = contents(load(self._file), self._space)
         header = Header(
             recipe=fingerprint(self._document),
             budgets=tuple(budget.text for budget in wanted.budgets),
             seed=self._how.seed,
             latency="measured" if wanted.measured else "counted",
+            contents=named,
         )
         self._journal = Journal(self._out / "journal.jsonl", header)
         self._values: dict[int, dict[str, Any]] = {}

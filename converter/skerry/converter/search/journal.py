@@ -30,13 +30,15 @@ class Header(msgspec.Struct, frozen=True, tag="search"):
         budgets: as they were given.
         seed: of every proposal.
         latency: how latency is judged.
+        contents: fingerprints of what the recipe names: its files, and the model and data as read.
     """
 
     recipe: str
     budgets: tuple[str, ...]
     seed: int
     latency: str
-    version: int = 2
+    contents: dict[str, str] = {}
+    version: int = 3
 
 
 class StepOutcome(msgspec.Struct, frozen=True):
@@ -151,10 +153,28 @@ class Journal:
             raise InputError(
                 f"is no journal of a search: {error}", where=self._path, remedy="give another --out"
             ) from error
-        for name in header.__struct_fields__:
-            if getattr(found, name) != getattr(header, name):
-                raise InputError(
-                    f"belongs to a search with another {name}",
-                    where=self._path,
-                    remedy="give another --out, or the recipe and options that it was begun with",
-                )
+        _compare(found, header, self._path)
+
+
+def _compare(found: Header, header: Header, path: Path) -> None:
+    """Raise InputError where a journal was begun with something else."""
+    if found.version != header.version:
+        raise InputError(
+            "was begun by another version of skerry, which noted down other things",
+            where=path,
+            remedy="give another --out",
+        )
+    for name in ("recipe", "budgets", "seed", "latency"):
+        if getattr(found, name) != getattr(header, name):
+            raise InputError(
+                f"belongs to a search with another {name}",
+                where=path,
+                remedy="give another --out, or the recipe and options that it was begun with",
+            )
+    for name in sorted(found.contents.keys() | header.contents.keys()):
+        if found.contents.get(name) != header.contents.get(name):
+            raise InputError(
+                f"{name} has changed since the search began",
+                where=path,
+                remedy="give another --out, or what it was begun with",
+            )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["toml_text"]
+__all__ = ["toml_string", "toml_text"]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -19,6 +19,11 @@ def toml_text(document: Mapping[str, Any]) -> str:
         document: strings, numbers, booleans, lists and tables.
     """
     return "\n".join(_table(document, ())).lstrip("\n") + "\n"
+
+
+def toml_string(text: str) -> str:
+    """A text in quotes. JSON's escapes are TOML's, which asks for one more."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _table(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
@@ -46,7 +51,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _string(key)
+    return key if _BARE.fullmatch(key) else toml_string(key)
 
 
 def _value(value: Any) -> str:
@@ -55,12 +60,7 @@ def _value(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        return _string(value)
+        return toml_string(value)
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
     return "[" + ", ".join(_value(inner) for inner in value) + "]"
-
-
-def _string(text: str) -> str:
-    """JSON's escapes are TOML's, which asks for one more."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
