@@ -3,7 +3,7 @@
     python hw-bench/plans/drift_rates.py [--share 1.0] [--out FILE]
 
 Data are drawn from a seed and sketched as a release and a device sketch them. Each cell gives, for
-the rule as it is and as it was before (read from the repository's history), the verdicts in
+the rule as it is, and as it was before where the repository's history is there, the verdicts in
 percent. On unchanged data anything but `ok` is a false alarm. A rate of 1 in 10,000 is too rare to
 count verdict by verdict, so each cell is also judged with alpha = 0.2: the rule holds if no more
 than a fifth of them are alarms, which its tail must follow from there on. `tail` shows that: of 10
@@ -83,12 +83,12 @@ CLASS_SHIFTS = [
 
 
 def former():
-    """The rule as it was, as a module."""
-    source = subprocess.run(
-        ["git", "show", BEFORE], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    """The rule as it was, as a module; None where the history is not there."""
+    found = subprocess.run(["git", "show", BEFORE], cwd=ROOT, capture_output=True, text=True)
+    if found.returncode:
+        return None
     module = sys.modules["former"] = types.ModuleType("former")
-    exec(compile(source, BEFORE, "exec"), module.__dict__)
+    exec(compile(found.stdout, BEFORE, "exec"), module.__dict__)
     return module
 
 
@@ -185,11 +185,10 @@ def main():
     print(f"seed {SEED}", flush=True)
     strict = drift.Thresholds(least_count=LEAST)
     lax = drift.Thresholds(least_count=LEAST, alpha=0.2)
-    was = old.Thresholds(least_count=LEAST)
-    rules = {
-        "before": lambda reference, live: old.compare(reference, live, was),
-        "now": lambda reference, live: drift.compare(reference, live, strict),
-    }
+    rules = {"now": lambda reference, live: drift.compare(reference, live, strict)}
+    if old is not None:
+        was = old.Thresholds(least_count=LEAST)
+        rules["before"] = lambda reference, live: old.compare(reference, live, was)
     both = rules | {"now, alpha 0.2": lambda reference, live: drift.compare(reference, live, lax)}
     times = lambda count: max(3, round(count * args.share))  # noqa: E731 - one use
     quiet, shifts = [], []
