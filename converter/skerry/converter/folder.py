@@ -48,10 +48,10 @@ def only_writer(out: Path) -> Iterator[None]:
         InputError: `out` is a file.
         UnavailableError: another process writes there, or the disk is full or not writable.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file", where=out, remedy="name a folder with --out")
-    is_new = not out.exists()
     try:
+        is_new = not out.exists()
+        if not is_new and not out.is_dir():
+            raise InputError("is a file", where=out, remedy="name a folder with --out")
         lock = _locked(out)
     except OSError as error:
         raise cannot_write(error, out) from error
