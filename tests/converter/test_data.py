@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from skerry.converter.data.base import Dataset
+from skerry.converter.data.images import decode
 from skerry.converter.data.load import load_dataset
 from skerry.converter.recipe import Input
 from skerry.devices.errors import InputError
@@ -167,6 +168,72 @@ def test_what_is_no_picture_is_named(tmp_path: Path, files: dict[str, bytes], wo
     _tar(tmp_path / "set.tar", files)
     with pytest.raises(InputError, match=words):
         load_dataset("set.tar", tmp_path, _INPUTS)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_become_eight(channels: int) -> None:
+    grey = np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "png")
+    found = decode(buffer.getvalue(), Input((channels, 2, 3), dtype="uint8"), "p16.png")
+    for one in found:
+        np.testing.assert_array_equal(one, [[0, 0, 1], [1, 128, 255]])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_greys_of_no_known_range_are_refused(dtype: type) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((2, 2), 7, dtype)).save(buffer, "tiff")
+    with pytest.raises(InputError, match="of 32 bits a pixel") as caught:
+        decode(buffer.getvalue(), Input((1, 2, 2), dtype="uint8"), "deep.tiff")
+    assert caught.value.remedy
+
+
+def test_pictures_do_not_wrap_into_int8(tmp_path: Path) -> None:
+    _tar(tmp_path / "set.tar", {"a/1.png": _png(200)})
+    with pytest.raises(InputError, match="which int8 does not"):
+        load_dataset("set.tar", tmp_path, {"image": Input((1, 8, 8), dtype="int8")})
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "whole"),
+    [
+        ([0.25, 0.75], "uint8", False),
+        ([1, 300], "uint8", False),
+        ([1, -1], "uint8", False),
+        ([1, 2**40], "int32", False),
+        ([1, 2**24 + 1], "float32", False),
+        (["1", "2"], "float32", False),
+        ([2.0, 255.0], "uint8", True),
+        ([1, 2], "float32", True),
+        ([0.1, 1e-3], "float32", True),
+    ],
+)
+def test_parquet_numbers_are_kept_or_refused(
+    tmp_path: Path, values: list, dtype: str, whole: bool
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table({"x": values, "label": [0, 1]}), tmp_path / "x.parquet")
+    inputs = {"x": Input((1,), dtype=dtype)}
+    if whole:
+        found = load_dataset("x.parquet", tmp_path, inputs, 2).inputs["x"]
+        np.testing.assert_array_equal(found.ravel(), np.array(values, dtype))
+        return
+    with pytest.raises(InputError, match=f"the recipe's input.x.dtype says {dtype}") as caught:
+        load_dataset("x.parquet", tmp_path, inputs, 2)
+    assert caught.value.remedy
+
+
+def test_parquet_rows_of_uneven_length_are_named(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = arrow.table({"x": [1.0, 2.0], "label": [[0], [0, 1]]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="the rows of 'label' do not have one shape"):
+        load_dataset("x.parquet", tmp_path, {"x": Input((1,))})
 
 
 def test_parquet_columns(tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ def test_agreement_and_noise() -> None:
     assert snr_db(signal, np.zeros(2)) == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_the_worst_noise(broken: float) -> None:
+    signal, found = np.array([3.0, 4.0]), np.array([3.0, broken])
+    assert snr_db(signal, found) == -200.0
+    assert snr_db(found, signal) == -200.0
+    masked = np.array([3.0, -np.inf])
+    assert snr_db(masked, masked) == 200.0
+    assert snr_db(masked, np.array([2.7, -np.inf])) == pytest.approx(20.0)
+
+
 def test_limits_that_are_kept_pass() -> None:
     gate = Gate(accuracy_drop=0.2, bytes_ratio=0.28, latency_ratio=0.5, agreement=0.99, snr_db=30)
     verdicts = judge(gate, _GOOD)

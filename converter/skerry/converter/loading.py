@@ -15,14 +15,15 @@ from skerry.converter.data.load import load_dataset, load_rows
 from skerry.converter.emit import Signature
 from skerry.converter.emit.support import refuse_estimator
 from skerry.converter.graph import Deployable, as_tuple, example_inputs
-from skerry.converter.metric import METRICS, Metric, metric_by_name
+from skerry.converter.labels import class_count, for_metric, for_training, numbered
+from skerry.converter.metric import Metric, metric_by_name
 from skerry.converter.recipe import Input, OutputTensor
 from skerry.converter.recipe_file import RecipeFile
 from skerry.converter.source.base import ModelSource
 from skerry.converter.source.estimator import Estimator
 from skerry.converter.source.pytorch import PyTorchSource
 from skerry.converter.source.select import open_source
-from skerry.converter.steps.config import Distill, Qat
+from skerry.converter.steps.config import Distill, Qat, reads_labels
 from skerry.runtime.bundle.card import TensorSpec
 
 __all__ = ["DatasetReader", "Loaded", "load"]
@@ -95,21 +96,17 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
         _check_estimator(file, model)
     signature = _signature(file, model)
     _check_students(file, signature)
-    scores = signature.outputs[0].shape
-    classes = scores[-1] if recipe.data.metric in METRICS and len(scores) == 2 else None
-    if recipe.model.labels and classes is not None and len(recipe.model.labels) != classes:
-        raise file.wrong(
-            "model.labels",
-            f"{len(recipe.model.labels)} labels for {classes} classes",
-            "give one label per class",
-        )
+    row = signature.outputs[0].shape[1:]
+    classes = class_count(file, row)
 
-    def dataset(text: str) -> Dataset:
-        return read(text, file.folder, recipe.input, classes)
+    def dataset(key: str, text: str) -> Dataset:
+        rows = numbered(file, key, read(text, file.folder, recipe.input, classes), classes)
+        return rows if classes is None else for_metric(file, key, rows, row)
 
-    evaluation = dataset(recipe.data.evaluation)
-    train = dataset(recipe.data.train) if recipe.data.train else None
-    validation = dataset(recipe.data.validation) if recipe.data.validation else evaluation
+    data = recipe.data
+    evaluation = dataset("data.evaluation", data.evaluation)
+    train = dataset("data.train", data.train) if data.train else None
+    validation = dataset("data.validation", data.validation) if data.validation else evaluation
     for key, rows in (("train", train), ("validation", validation)):
         if rows is not None and rows.classes != evaluation.classes:
             raise file.wrong(
@@ -117,8 +114,12 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
                 "its class folders are not those of data.evaluation",
                 "let both have the same",
             )
-    wanted = recipe.data.calibration
-    calibration = train if wanted.source == "train" else dataset(wanted.source)
+    wanted = data.calibration
+    calibration = (
+        train if wanted.source == "train" else dataset("data.calibration.from", wanted.source)
+    )
+    if train is not None and any(reads_labels(step) for step in recipe.step):
+        train = for_training(file, "data.train", train, row)
     return Loaded(
         file=file,
         source=source,

@@ -71,13 +71,16 @@ def agreement(one: _Array, other: _Array) -> float:
 def snr_db(reference: _Array, found: _Array) -> float:
     """Signal-to-noise ratio in decibels: 10 log10(Σ reference² / Σ (reference - found)²).
 
-    Identical outputs give 200 dB, the largest value returned.
+    Identical outputs give 200 dB, the largest value returned. Infinities that both have are no
+    noise; any other value that is not finite gives -200 dB, the smallest.
     """
     reference, found = reference.astype(np.float64), found.astype(np.float64)
-    noise = float(np.square(reference - found).sum())
-    signal = float(np.square(reference).sum())
+    with np.errstate(invalid="ignore"):
+        difference = np.where(reference == found, 0.0, reference - found)
+    noise = float(np.square(difference).sum())
+    signal = float(np.square(np.where(np.isfinite(reference), reference, 0.0)).sum())
     if noise == 0.0:
         return _HIGHEST_SNR_DB
-    if signal == 0.0:
+    if signal == 0.0 or not np.isfinite(noise):
         return -_HIGHEST_SNR_DB
     return float(min(_HIGHEST_SNR_DB, 10.0 * np.log10(signal / noise)))

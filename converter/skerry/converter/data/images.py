@@ -1,6 +1,7 @@
 """Pictures in class folders, in a folder or a tar: `<class>/<name>.jpg`, classes in name order.
 
-Pictures of another size are scaled to what callers pass; grey and colour are converted.
+Where the recipe has `model.labels`, `skerry.converter.labels` then numbers them by those. Pictures
+of another size are scaled to what callers pass; grey and colour are converted, 16 bits become 8.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from skerry.devices.errors import InputError
 
 __all__ = ["ImageLimits", "decode", "read_images"]
 
+_STEP, _HALF_STEP = 257, 128  # 65535 / 255, between two greys of 8 bits
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
 
 
@@ -56,6 +58,12 @@ def read_images(path: Path, spec: Input) -> tuple[NDArray[Any], NDArray[np.int64
             where=path,
             remedy="declare shape = [1 or 3, height, width], or give other data",
         )
+    if not np.can_cast(np.uint8, spec.dtype):
+        raise InputError(
+            f"pictures hold 0 to 255, which {spec.dtype} does not",
+            where=path,
+            remedy="declare dtype = uint8, and let the graph scale",
+        )
     files = sorted(_tar_files(path) if path.is_file() else _folder_files(path))
     names = tuple(sorted({label for label, _, _ in files}))
     if not files:
@@ -81,7 +89,7 @@ def decode(data: bytes, spec: Input, where: object) -> NDArray[Any]:
     """One encoded picture as callers pass it.
 
     Raises:
-        InputError: the bytes are no picture, or a huge one.
+        InputError: the bytes are no picture, or a huge one, or hold numbers of no known range.
     """
     if spec.picture is None:
         raise InputError(f"no picture has the shape {list(spec.shape)}", where=where)
@@ -90,7 +98,7 @@ def decode(data: bytes, spec: Input, where: object) -> NDArray[Any]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > ImageLimits.pixels:
                 raise InputError(f"{image.width}×{image.height} pixels are too many", where=where)
-            shown = image.convert("RGB" if channels == 3 else "L")
+            shown = _eight_bits(image, where).convert("RGB" if channels == 3 else "L")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise InputError(
             f"is no picture: {error}", where=where, remedy="remove or replace the file"
@@ -99,6 +107,24 @@ def decode(data: bytes, spec: Input, where: object) -> NDArray[Any]:
         shown = shown.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(shown, np.uint8).reshape(height, width, channels)
     return pixels if spec.channels_last else np.moveaxis(pixels, -1, 0)
+
+
+def _eight_bits(image: Image.Image, where: object) -> Image.Image:
+    """The picture, its 16-bit greys as 8 bits; Pillow would clip them to white.
+
+    Raises:
+        InputError: it holds 32-bit integers or floats, which say nothing of where white is.
+    """
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"holds {'integers' if image.mode == 'I' else 'floats'} of 32 bits a pixel",
+            where=where,
+            remedy="save it with 8 or 16 bits, or give the numbers as .npz",
+        )
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + _HALF_STEP) // _STEP).astype(np.uint8))
+    return image
 
 
 class _Part:

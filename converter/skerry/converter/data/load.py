@@ -36,7 +36,8 @@ def load_dataset(
     Args:
         text: what the recipe calls it; relative paths are below `folder`.
         inputs: what each input must look like.
-        classes: how many there are; labels must then be integers in [0, classes).
+        classes: how many there are; labels must then be integers in [0, classes). Those of class
+            folders are places among their names, which may yet be numbered otherwise.
 
     Raises:
         InputError: it cannot be read, is empty, lacks an array, or its shapes, dtypes or labels
@@ -55,7 +56,7 @@ def load_dataset(
                 where=where,
                 remedy="give one label per row",
             )
-    if classes is not None:
+    if classes is not None and not names:
         _check_labels(where, labels, classes)
     return Dataset(where, taken, labels, names)
 

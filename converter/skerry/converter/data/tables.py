@@ -1,7 +1,8 @@
 """Parquet: one column per input under the input's name, and `label`.
 
 An input's column holds numbers (a scalar per row, or a list in row-major order), or encoded
-pictures: bytes, or a struct with the field `bytes`.
+pictures: bytes, or a struct with the field `bytes`. Numbers take the input's dtype where that keeps
+them; only floats may be rounded, to the nearest.
 """
 
 from __future__ import annotations
@@ -57,16 +58,46 @@ def _column(path: Path, name: str, column: Any, spec: Input | None) -> NDArray[A
         )
     values = column.to_pylist()
     if spec is None:
-        return np.array(values)
+        return _numbers(path, name, values)
     if values and isinstance(values[0], dict):
         values = [value.get("bytes") for value in values]
     if values and isinstance(values[0], bytes):
         return np.stack([decode(v, spec, f"{path}: {name}, row {i}") for i, v in enumerate(values)])
+    numbers = _numbers(path, name, values)
     try:
-        return np.array(values, spec.dtype).reshape(len(values), *spec.caller_shape)
-    except (ValueError, TypeError) as error:
+        return _cast(path, name, numbers.reshape(len(values), *spec.caller_shape), spec)
+    except ValueError as error:
         raise InputError(
             f"{name!r} does not have the shape {list(spec.caller_shape)}: {error}",
             where=path,
             remedy=f"correct input.{name}.shape, or the column",
         ) from error
+
+
+def _numbers(path: Path, name: str, values: list[Any]) -> NDArray[Any]:
+    """Equally long rows as one array."""
+    try:
+        return np.array(values)
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"the rows of {name!r} do not have one shape: {error}",
+            where=path,
+            remedy="let every row have as many values",
+        ) from error
+
+
+def _cast(path: Path, name: str, numbers: NDArray[Any], spec: Input) -> NDArray[Any]:
+    """The numbers in the dtype that callers pass, if it holds them."""
+    wanted = np.dtype(spec.dtype)
+    if numbers.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore", over="ignore"):
+            cast = numbers.astype(wanted)
+        rounded = numbers.dtype.kind == wanted.kind == "f"
+        if rounded or np.array_equal(cast, numbers):
+            return cast
+    raise InputError(
+        f"{name!r} holds {numbers.dtype} values that {wanted} does not hold, and the recipe's "
+        f"input.{name}.dtype says {wanted}",
+        where=path,
+        remedy="correct the dtype on either side",
+    )

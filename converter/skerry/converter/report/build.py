@@ -32,7 +32,7 @@ class Evidence:
 
     Attributes:
         inputs: the first input, [N, …] as callers pass it.
-        labels: [N].
+        labels: [N, …].
         source: the source's first output, [N, …].
         artifacts: each artifact's first output, by name.
         names: of the classes, by number; may be empty.
@@ -174,12 +174,16 @@ def _examples(
 
 
 def _confusions(result: Result, evidence: Evidence, names: Sequence[str]) -> dict[str, Markup]:
-    """Per artifact, where answers are classes and there are few of them."""
-    if not 1 < len(names) <= _MOST_CLASSES or evidence.labels.dtype.kind not in "iu":
+    """Per artifact, where labels and answers are class numbers and there are few classes."""
+    labels, classes = evidence.labels, len(names)
+    if not 1 < classes <= _MOST_CLASSES or labels.dtype.kind not in "iu":
         return {}
+    alike = labels.shape == evidence.source.shape[:-1] and classes >= evidence.source.shape[-1]
+    if not alike or labels.min() < 0 or labels.max() >= classes:
+        return {}  # a metric of the user's own reads them otherwise
     found = {}
     for one in result.artifacts:
-        counts = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(counts, (evidence.labels, evidence.artifacts[one.name].argmax(-1)), 1)
+        counts = np.zeros((classes, classes), np.int64)
+        np.add.at(counts, (labels, evidence.artifacts[one.name].argmax(-1)), 1)
         found[one.name] = confusion(counts, names)
     return found

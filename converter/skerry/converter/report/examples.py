@@ -50,7 +50,7 @@ def worst(
 
     Args:
         source, found: scores [N, classes].
-        labels: class numbers [N].
+        labels: class numbers [N], or whatever the user's metric reads, [N, …].
         inputs: the first input, [N, …].
     """
     if source.ndim != 2:
@@ -59,13 +59,15 @@ def worst(
     changed = source.argmax(-1) != found.argmax(-1)
     order = np.lexsort((np.arange(len(labels)), -distance, ~changed))[:count]
 
+    numbers = labels.dtype.kind in "iu" and labels.ndim == 1
+
     def name(number: int) -> str:
-        return names[number] if number < len(names) else str(number)
+        return names[number] if 0 <= number < len(names) else str(number)
 
     return [
         Example(
             row=int(row),
-            label=name(int(labels[row])) if labels.dtype.kind in "iu" else str(labels[row]),
+            label=name(int(labels[row])) if numbers else str(labels[row]),
             source=name(int(source[row].argmax())),
             found=name(int(found[row].argmax())),
             distance=float(distance[row]),

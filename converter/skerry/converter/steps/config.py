@@ -17,6 +17,7 @@ __all__ = [
     "Sparsify",
     "Step",
     "Training",
+    "reads_labels",
 ]
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -243,3 +244,11 @@ class Qat(
 
 
 Step = Distill | Finetune | Prune | Sparsify | Qat
+
+
+def reads_labels(step: Step) -> bool:
+    """Whether a step looks at true labels by itself; what a loss of the user's does is its own."""
+    if isinstance(step, Prune) and step.criterion == "taylor":
+        return True
+    share = 1.0 if isinstance(step, Finetune) else step.hard_share
+    return step.epochs > 0 and not step.loss and share > 0

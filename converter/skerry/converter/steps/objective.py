@@ -32,9 +32,17 @@ class Objective(nn.Module):
 
 
 def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy against class numbers, or squared error against float targets."""
+    """Cross-entropy against class numbers, or squared error against float targets.
+
+    Args:
+        scores: [n, …].
+        labels: float targets of that shape; or class numbers of that shape without the last axis
+            (the classes, as for the metrics) or, where that does not fit, without the second.
+    """
     if labels.is_floating_point():
         return functional.mse_loss(scores, labels)
+    if labels.shape == scores.shape[:-1]:
+        scores = scores.movedim(-1, 1)
     return functional.cross_entropy(scores, labels)
 
 
