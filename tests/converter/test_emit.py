@@ -94,6 +94,48 @@ def test_layers_before_a_concatenation_are_integer_kernels_too(tmp_path):
     assert np.allclose(_run(artifact, x.numpy()), quantized(x).numpy(), atol=0.02)
 
 
+class _Stateful(torch.nn.Module):
+    """A state that is zero at first, and a channel whose weights are as good as gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.x, self.hidden = torch.nn.Linear(8, 16), torch.nn.Linear(16, 16)
+        self.after = torch.nn.Linear(16, 3)
+        with torch.no_grad():
+            self.x.weight[3] = self.x.weight[3] * 1e-12
+            self.x.bias[3] = 1.0
+
+    def forward(self, x, hidden):
+        return self.after(torch.relu(self.x(x) + self.hidden(hidden)))
+
+
+@pytest.mark.parametrize("fmt", _FORMATS)
+def test_biases_fit_where_calibration_saw_nothing(fmt, tmp_path):
+    print("seed", 0)
+    torch.manual_seed(0)
+    model, x, state = _Stateful().eval(), torch.randn(64, 8), torch.zeros(64, 16)
+    signature = Signature(
+        (TensorSpec("x", "float32", (-1, 8)), TensorSpec("hidden", "float32", (-1, 16))),
+        (TensorSpec("y", "float32", (-1, 3)),),
+    )
+    quantized = calibrate(model, (x, state), [(x, state)])
+    with torch.no_grad():
+        exact, rounded = model(x, state).numpy(), quantized(x, state).numpy()
+    step = float(np.abs(exact).max()) / 127
+    assert np.abs(rounded - exact).max() <= 6 * step
+    artifact = emit(fmt, "int8", quantized, (x, state), signature, tmp_path)
+    rows = {"x": x.numpy(), "hidden": state.numpy()}
+    if fmt == "onnx":
+        got = onnxruntime.InferenceSession(str(artifact.path)).run(None, rows)[0]
+    elif fmt == "tflite":
+        runner = interpreter.Interpreter(str(artifact.path)).get_signature_runner()
+        each = [{name: one[i : i + 1] for name, one in rows.items()} for i in range(len(x))]
+        got = np.concatenate([runner(**row)["y"].copy() for row in each])
+    else:
+        got = MilProgram.load(artifact.path).run(rows)["y"]
+    assert np.abs(got - rounded).max() <= 2 * step
+
+
 def _litert(path: Path):
     return interpreter.Interpreter(
         str(path),

@@ -9,7 +9,8 @@ from skerry.converter.quantize.capture import capture
 from skerry.converter.quantize.fold import fold_linear
 from skerry.converter.quantize.observers import ActivationCollector, Decided
 from skerry.converter.quantize.patterns import Role, analyse
-from skerry.converter.quantize.ranges import affine
+from skerry.converter.quantize.ranges import Seen, affine, wide
+from skerry.converter.quantize.twin import decided_layer, decision_of
 from skerry.devices.errors import InputError, UnsupportedError
 
 
@@ -139,6 +140,35 @@ def test_zero_is_exact_and_the_range_is_covered(low, high):
     reach = [(end - chosen.zero_point) * chosen.scale for end in (-128, 127)]
     assert reach[0] <= min(low, 0) + chosen.scale
     assert reach[1] >= max(high, 0) - chosen.scale
+
+
+@pytest.mark.parametrize("reach", [0.0, 1e-30, 2.0**-60])
+def test_a_range_of_nothing_is_taken_for_one(reach):
+    assert affine(-reach, reach).scale == pytest.approx(1 / 255)
+    seen = Seen(-reach, reach, -reach, reach, np.zeros(8192, np.int64), 1.0)
+    assert wide(seen).scale == pytest.approx(1 / 32767)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("low", [1e-12, 1e-3])
+def test_every_bias_fits_into_32_bits(per_channel, low):
+    """Both a weak channel of weights and a weak input make steps too fine for a bias."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[3] *= 1e-9
+        model[0].bias[3] = 5.0
+    x = low * torch.randn(64, 8)
+    decided = calibrate(model, (x,), [(x,)], Scheme(per_channel=per_channel)).decided
+    layers = [one for node in decided.graph.nodes if (one := decided_layer(decided, node))]
+    assert len(layers) == 2
+    for (layer, weight), part in zip(layers, (model[0], model[2]), strict=True):
+        step = decision_of(decided, layer.x).scale * weight.scale
+        assert float((part.bias.detach().abs() / step).max()) <= 2**30 * (1 + 1e-6)
+        assert per_channel or len(weight.scale.unique()) == 1
+    finest = model[2].weight.detach().abs().amax(1) / 127
+    if per_channel:  # what fits is left as it is
+        assert torch.equal(layers[1][1].scale, finest)
 
 
 @pytest.mark.parametrize("calibrator", ["percentile", "mse", "entropy"])

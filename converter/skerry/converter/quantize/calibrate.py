@@ -14,6 +14,7 @@ from skerry.converter.quantize.bias import correct_bias
 from skerry.converter.quantize.capture import capture
 from skerry.converter.quantize.equalize import equalize
 from skerry.converter.quantize.fold import fold_linear
+from skerry.converter.quantize.headroom import fit_biases
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.converter.quantize.observers import ActivationCollector, WeightCollector
 from skerry.converter.quantize.quantizer import Observers, SkerryQuantizer
@@ -56,6 +57,7 @@ def calibrate(
             if {"adaround", "bias_correction"} & set(scheme.refinements):
                 kept.add(batch)
     decided = _decide(prepared)
+    fit_biases(decided, per_channel=scheme.per_channel)
     if kept:
         _refine(decided, kept.rows(), scheme)
     return QuantizedModel(decided, scheme, tuple(x[:1].clone() for x in example))

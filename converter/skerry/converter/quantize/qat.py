@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from skerry.converter.quantize.constants import constant, set_constant
+from skerry.converter.quantize.headroom import fit_biases
 from skerry.converter.quantize.model import QuantizedModel
 from skerry.converter.quantize.observers import Decided
 from skerry.converter.quantize.patterns import layer_of
@@ -111,6 +112,7 @@ def settled(trained: Trainable, model: QuantizedModel) -> QuantizedModel:
     """The quantized model that training came to, for every emitter."""
     graph = copy.deepcopy(trained.graph)
     _exchange(graph, Learning, Learning.decide)
+    fit_biases(graph, per_channel=model.scheme.per_channel)
     for parameter in graph.parameters():
         parameter.requires_grad_(False)
     return QuantizedModel(graph, model.scheme, model.example)

@@ -61,7 +61,7 @@ class Affine:
 def affine(low: float, high: float) -> Affine:
     """The int8 parameters whose range covers low..high and holds zero exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32(max((high - low) / _LEVELS, _SMALLEST_SCALE)))
+    scale = _scale(high - low, _LEVELS)
     zero_point = ACTIVATION_MIN - round(low / scale)
     return Affine(scale, int(np.clip(zero_point, ACTIVATION_MIN, ACTIVATION_MAX)))
 
@@ -69,7 +69,15 @@ def affine(low: float, high: float) -> Affine:
 def wide(seen: Seen) -> Affine:
     """The int16 parameters that cover everything seen. The zero point is 0, as TFLite asks."""
     reach = max(abs(seen.low), abs(seen.high))
-    return Affine(float(np.float32(max(reach / WIDE, _SMALLEST_SCALE))), 0)
+    return Affine(_scale(reach, WIDE), 0)
+
+
+def _scale(reach: float, levels: int) -> float:
+    """The step of a range. One that is as good as nothing, such as that of a state which is zero
+    in calibration, says nothing of the values to come: it is taken for 1, so that no product of
+    scales leaves the range of an engine's integers."""
+    step = reach / levels
+    return float(np.float32(step if step >= _SMALLEST_SCALE else 1.0 / levels))
 
 
 def choose(seen: Seen, scheme: Scheme) -> Affine:

@@ -19,7 +19,7 @@ from skerry.converter.quantize.constants import constant
 from skerry.converter.quantize.observers import Decided
 from skerry.converter.quantize.patterns import Layer, layer_of
 
-__all__ = ["Moment", "run_twins"]
+__all__ = ["Moment", "decided_layer", "decision_of", "run_twins"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def run_twins(
                 values.pop(done, None)
 
 
-def _decision_of(decided: GraphModule, node: Node) -> Decided | None:
+def decision_of(decided: GraphModule, node: Node) -> Decided | None:
     """The decision that a node applies, or None."""
     if node.op != "call_module":
         return None
@@ -74,11 +74,11 @@ def _decision_of(decided: GraphModule, node: Node) -> Decided | None:
     return part if isinstance(part, Decided) else None
 
 
-def _decided_layer(decided: GraphModule, node: Node) -> tuple[Layer, Decided] | None:
+def decided_layer(decided: GraphModule, node: Node) -> tuple[Layer, Decided] | None:
     """The layer that a node is, and the decision about its weight; None if it is no such layer."""
     if node.op != "call_function" or len(node.args) < 2 or not isinstance(node.args[1], Node):
         return None
-    decision = _decision_of(decided, node.args[1])
+    decision = decision_of(decided, node.args[1])
     source = node.args[1].args[0] if decision is not None else None
     if decision is None or not isinstance(source, Node) or source.op != "get_attr":
         return None
@@ -92,10 +92,10 @@ def _both(
     values: dict[Node, tuple[Any, Any]],
     at_layer: Callable[[Moment], None],
 ) -> tuple[Any, Any]:
-    if _decision_of(decided, node) is not None:  # the float run does not round
+    if decision_of(decided, node) is not None:  # the float run does not round
         return _read(decided, values, 0)(node.args[0]), _run(decided, node, values, 1)
     exact = _run(decided, node, values, 0)
-    found = _decided_layer(decided, node)
+    found = decided_layer(decided, node)
     if found is None:
         return exact, _run(decided, node, values, 1)
     layer, decision = found
