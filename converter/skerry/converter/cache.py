@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
@@ -27,6 +27,7 @@ from torch import nn
 
 from skerry.converter.data.base import Dataset
 from skerry.converter.documents import library_versions
+from skerry.converter.userfile import imported_files
 from skerry.devices.digest import digest_file
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "dataset_fingerprint",
     "file_fingerprints",
     "fingerprint",
+    "imported_fingerprints",
     "machine",
     "module_fingerprint",
 ]
@@ -141,6 +143,21 @@ def file_fingerprints(paths: Mapping[str, Path]) -> dict[str, str]:
             beside = {f"{one.name} beside": one for one in path.parent.glob("*.py")}
             found |= {name: digest_file(one).digest.hex for name, one in beside.items()}
     return found
+
+
+def imported_fingerprints(known: Iterable[Path]) -> dict[str, str]:
+    """The digest of each file of the user's own code that was imported, by module.
+
+    Args:
+        known: files in a key already, as by `file_fingerprints`; what lies beside a Python file
+            among them is left out.
+    """
+    folders = {path.parent for path in known if path.suffix == ".py"}
+    return {
+        f"{name} imported": digest_file(path).digest.hex
+        for name, path in imported_files().items()
+        if not (path.suffix == ".py" and path.parent in folders)
+    }
 
 
 def module_fingerprint(model: nn.Module) -> str:

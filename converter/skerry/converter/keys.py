@@ -11,6 +11,7 @@ from skerry.converter.cache import (
     dataset_fingerprint,
     file_fingerprints,
     fingerprint,
+    imported_fingerprints,
     machine,
     module_fingerprint,
 )
@@ -50,7 +51,7 @@ class Keys:
         source = fingerprint(
             [
                 code_fingerprint(),
-                file_fingerprints(files),
+                file_fingerprints(files) | imported_fingerprints(files.values()),
                 module_fingerprint(loaded.model),
                 recipe.source.model.rpartition("/")[2],
                 msgspec.to_builtins([recipe.input, recipe.output]),
@@ -59,6 +60,7 @@ class Keys:
         )
         said = [msgspec.to_builtins(step) for step in recipe.float_steps]
         begun = [source, dataset_fingerprint(loaded.train), evaluation, recipe.target.profile]
+        begun += [dataset_fingerprint(rows) for _, rows in sorted(loaded.unlabelled.items())]
         steps = tuple(fingerprint([*begun, said[: i + 1]]) for i in range(len(said)))
         trained = steps[-1] if steps else fingerprint([*begun, []])
         rows = dataset_fingerprint(loaded.calibration)

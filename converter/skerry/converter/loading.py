@@ -42,6 +42,7 @@ class Loaded:
         validation: rows that choices are made by; the evaluation rows where no others are named.
         train: rows for training steps, or None.
         calibration: rows for quantization; empty of meaning where nothing is quantized.
+        unlabelled: rows that steps name, by what they call them; their labels mean nothing.
         materials: every file that went in, by name.
     """
 
@@ -53,6 +54,7 @@ class Loaded:
     validation: Dataset
     train: Dataset | None
     calibration: Dataset | None
+    unlabelled: Mapping[str, Dataset]
     metric: Metric
     materials: dict[str, Path]
 
@@ -73,10 +75,6 @@ class Loaded:
         path = self.file.file("step.weights", weights) if weights else None
         return PyTorchSource(self.file.function("step", factory), path, shapes).module()
 
-    def unlabelled(self, text: str) -> Dataset:
-        """Rows that a step names; their labels mean nothing."""
-        return load_rows(text, self.file.folder, self.file.recipe.input)
-
 
 def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
     """Load model and data, and check that they fit each other and the recipe.
@@ -96,6 +94,7 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
         _check_estimator(file, model)
     signature = _signature(file, model)
     _check_students(file, signature)
+    _load_losses(file)
     row = signature.outputs[0].shape[1:]
     classes = class_count(file, row)
 
@@ -129,6 +128,7 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
         validation=validation,
         train=train,
         calibration=None if calibration is None else calibration.sample(wanted.count, wanted.seed),
+        unlabelled={text: load_rows(text, file.folder, recipe.input) for text in _named_rows(file)},
         metric=metric_by_name(recipe.data.metric, file.folder),
         materials=_materials(file, source),
     )
@@ -231,6 +231,20 @@ def _try(
             key, "the first axis of an output is not the batch", "return one result per row"
         )
     return found
+
+
+def _named_rows(file: RecipeFile) -> list[str]:
+    """What the steps call the rows that they learn from instead of the training rows."""
+    steps = file.recipe.step
+    return [step.rows for step in steps if isinstance(step, Distill) and step.rows]
+
+
+def _load_losses(file: RecipeFile) -> None:
+    """Run the files of the user's losses, so that one which cannot be run is known, and what it
+    imports."""
+    for number, step in enumerate(file.recipe.step):
+        if step.loss:
+            file.function(f"step[{number}].loss", step.loss).load()
 
 
 def _check_students(file: RecipeFile, signature: Signature) -> None:

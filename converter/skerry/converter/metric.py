@@ -46,13 +46,16 @@ def metric_by_name(text: str, folder: Path) -> Metric:
     """A metric of ours, or `file.py:function(outputs by name, labels) -> points`.
 
     Raises:
-        InputError: there is no such metric, or it does not give a finite number.
+        InputError: there is no such metric, its file cannot be run, or it does not give a finite
+            number.
     """
     if text in METRICS:
         return METRICS[text]
     function = UserFunction.parse(text, folder)
     if function is None:
         raise InputError(f"there is no metric {text!r}", remedy=f"there are: {', '.join(METRICS)}")
+
+    function.load()  # before any work; and what it imports is known from here on
 
     def users(outputs: Mapping[str, _Array], labels: _Array) -> float:
         value = float(function.call(dict(outputs), labels))

@@ -85,7 +85,7 @@ class Trainer:
             seed=recipe.build.seed + number,
             factory=loaded.module_of,
             function=lambda text: loaded.file.function(f"step[{number}].loss", text).load(),
-            unlabelled=lambda text: self._rows(loaded.unlabelled(text)),
+            unlabelled=lambda text: self._rows(loaded.unlabelled[text]),
             advance=lambda detail: advance(1, detail),
             device=place,
             mixed=wanted == "bf16" or (wanted == "auto" and place.type == "cuda"),

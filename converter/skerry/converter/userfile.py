@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Any
 
 from skerry.devices.errors import InputError
 
-__all__ = ["UserFunction"]
+__all__ = ["UserFunction", "imported_files"]
+
+_PROGRAM = ("__main__", "__mp_main__")
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,27 @@ class UserFunction:
                 where=self.file,
                 remedy="correct the function",
             ) from error
+
+
+def imported_files() -> dict[str, Path]:
+    """The files of every module of the user's own that this process has imported, by module.
+
+    Those are all that belong neither to a distribution among the installed, nor to the standard
+    library, nor to skerry; packages that are installed to be edited are the user's own.
+    """
+    library = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+    found = {}
+    for name, module in list(sys.modules.items()):
+        text = getattr(module, "__file__", None)
+        if not isinstance(text, str) or name.partition(".")[0] in ("skerry", *_PROGRAM):
+            continue
+        path = Path(text)
+        if _INSTALLED.isdisjoint(path.parts) and not any(map(path.is_relative_to, library)):
+            # What is imported from a zip is known by the zip.
+            file = next((one for one in (path, *path.parents) if one.is_file()), None)
+            if file is not None:
+                found[name] = file.resolve()
+    return found
 
 
 def _names(tree: ast.Module) -> set[str]:

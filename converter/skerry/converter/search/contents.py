@@ -8,7 +8,6 @@ from __future__ import annotations
 from skerry.converter.cache import dataset_fingerprint, file_fingerprints, module_fingerprint
 from skerry.converter.loading import Loaded
 from skerry.converter.search.space import Space
-from skerry.converter.steps.config import Distill
 
 __all__ = ["contents"]
 
@@ -39,8 +38,5 @@ def contents(loaded: Loaded, space: Space) -> dict[str, str]:
     found = file_fingerprints(files)
     found["source.model"] = module_fingerprint(loaded.model)
     found |= {key: dataset_fingerprint(data) for key, data in rows.items() if data is not None}
-    for number, step in enumerate(loaded.file.recipe.step):
-        if isinstance(step, Distill) and step.rows:
-            rows_of_step = loaded.unlabelled(step.rows)
-            found[f"step[{number}].rows"] = dataset_fingerprint(rows_of_step)
+    found |= {text: dataset_fingerprint(rows) for text, rows in loaded.unlabelled.items()}
     return found
