@@ -11,7 +11,8 @@ from PIL import Image
 from skerry.cli.main import main
 from skerry.converter.loading import Loaded, load
 from skerry.converter.recipe_file import load_recipe
-from skerry.converter.steps.objective import label_loss
+from skerry.converter.steps.base import Batch
+from skerry.converter.steps.objective import FromTeachers, Teachers, label_loss
 from skerry.devices.errors import InputError, RecipeError
 
 _SEED = 7
@@ -233,6 +234,18 @@ def test_the_loss_has_its_classes_where_the_metrics_have_them(shape: tuple[int, 
     torch.testing.assert_close(label_loss(scores, labels), by_row)
     if len(shape) == 4:  # torch's own place for them
         torch.testing.assert_close(label_loss(scores.movedim(-1, 1), labels), by_row)
+
+
+def test_soft_targets_have_their_classes_where_the_labels_have_them() -> None:
+    generator = torch.Generator().manual_seed(_SEED)
+    scores = torch.randn((2, 4, 6, 3), generator=generator)
+    labels = torch.randint(3, (2, 4, 6), generator=generator)
+    teachers = Teachers([torch.nn.Tanh()])
+    losses = []
+    for one in (scores, scores.movedim(-1, 1)):
+        objective = FromTeachers(teachers, temperature=2.0, hard_share=0.3)
+        losses.append(objective((one,), Batch((one,), labels, torch.arange(2))))
+    torch.testing.assert_close(*losses)
 
 
 def test_a_model_that_labels_each_position_is_converted(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from torch import nn
 
 from fakes.networks import Uneven, lines
 from skerry.converter.quantize import QuantizedModel, Scheme, calibrate
+from skerry.converter.quantize.constants import constant
 from skerry.converter.quantize.observers import Decided
 from skerry.converter.quantize.qat import Learning, Trainable, settled
+from skerry.converter.quantize.twin import decided_layer, decision_of
 from skerry.converter.steps.base import Workbench
 from skerry.converter.steps.config import Finetune, Qat
 from skerry.converter.steps.finetune import finetune
@@ -89,6 +91,22 @@ def test_scales_learn_as_a_share_and_tied_ones_stay_tied() -> None:
     assert weight.grad.flatten().tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]  # clipped ones stop
     again = learning.decide()
     assert again.scale.shape == (3,) and torch.allclose(again.scale, begin.scale)
+
+
+def test_biases_fit_wherever_training_took_the_scales(calibrated: QuantizedModel) -> None:
+    trainable = Trainable(calibrated, scales=True)
+    with torch.no_grad():
+        for one in trainable.graph.modules():
+            if isinstance(one, Learning) and one.axis is not None:
+                one.log_scale -= 40
+    decided = settled(trainable, calibrated).decided
+    layers = [one for node in decided.graph.nodes if (one := decided_layer(decided, node))]
+    assert layers
+    for layer, weight in layers:
+        assert layer.bias is not None
+        step = decision_of(decided, layer.x).scale * weight.scale
+        assert float((constant(decided, layer.bias).abs() / step).max()) <= 2**30 * (1 + 1e-6)
+        assert len(weight.scale.unique()) == 1  # one for the tensor, as the scheme says
 
 
 def test_zeros_of_a_sparse_model_stay(trained: nn.Module) -> None:

@@ -41,9 +41,13 @@ def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """
     if labels.is_floating_point():
         return functional.mse_loss(scores, labels)
-    if labels.shape == scores.shape[:-1]:
-        scores = scores.movedim(-1, 1)
-    return functional.cross_entropy(scores, labels)
+    return functional.cross_entropy(scores.movedim(_class_axis(scores, labels), 1), labels)
+
+
+def _class_axis(scores: Tensor, labels: Tensor) -> int:
+    """The axis of the scores that labels count: the last, unless they fit the second alone."""
+    last, second = scores.shape[:-1], (*scores.shape[:1], *scores.shape[2:])
+    return 1 if labels.shape != last and labels.shape == second else -1
 
 
 class FromLabels(Objective):
@@ -114,6 +118,8 @@ class Teachers:
 class FromTeachers(Objective):
     """T²·KL(teacher ‖ student) at temperature T, mixed with the loss against true labels.
 
+    The classes are where `label_loss` finds them.
+
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Args:
@@ -149,10 +155,10 @@ class FromTeachers(Objective):
     def _of_scores(self, scores: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         if self._own is not None:
             return _scalar(self._own(scores, targets, labels))
-        t = self._temperature
+        t, axis = self._temperature, _class_axis(scores, labels)
         divergence = functional.kl_div(
-            functional.log_softmax(scores / t, -1),
-            functional.log_softmax(targets / t, -1),
+            functional.log_softmax(scores / t, axis),
+            functional.log_softmax(targets / t, axis),
             reduction="batchmean",
             log_target=True,
         )
