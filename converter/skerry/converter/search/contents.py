@@ -5,12 +5,7 @@ A journal notes it down, so that scores of other rows or another model are never
 
 from __future__ import annotations
 
-from skerry.converter.cache import (
-    dataset_fingerprint,
-    file_fingerprints,
-    imported_fingerprints,
-    module_fingerprint,
-)
+from skerry.converter.cache import dataset_fingerprint, file_fingerprints, module_fingerprint
 from skerry.converter.loading import Loaded
 from skerry.converter.search.space import Space
 
@@ -40,7 +35,7 @@ def contents(loaded: Loaded, space: Space) -> dict[str, str]:
         "data.train": loaded.train,
         "data.calibration": loaded.calibration,
     }
-    found = file_fingerprints(files) | imported_fingerprints(files.values())
+    found = file_fingerprints(files)
     found["source.model"] = module_fingerprint(loaded.model)
     found |= {key: dataset_fingerprint(data) for key, data in rows.items() if data is not None}
     found |= {text: dataset_fingerprint(rows) for text, rows in loaded.unlabelled.items()}
