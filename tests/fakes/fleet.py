@@ -241,13 +241,14 @@ class MemoryTelemetry:
         mine = [w for d, w, _ in self._windows if d == device and w.manifest == manifest]
         return [w.sketches for w in mine[::-1][:limit] if w.sketches]
 
-    def slim(self, keep: int) -> None:
+    def slim(self, keep: int) -> bool:
         seen: Counter[tuple[str, str]] = Counter()
         for index in reversed(range(len(self._windows))):
             device, window, received = self._windows[index]
             seen[device, window.manifest] += 1
             if seen[device, window.manifest] > keep:
                 self._windows[index] = (device, replace(window, sketches=b""), received)
+        return False
 
     def prune(self, windows_before: float, events_before: float) -> int:
         kept = [w for w in self._windows if w[2] >= windows_before]

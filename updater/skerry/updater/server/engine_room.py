@@ -24,11 +24,12 @@ from skerry.updater.server.tls import ServerTls
 
 __all__ = ["EngineRoom"]
 
+_TIDY_PAUSE_SECONDS = 0.1
 _LOG = logging.getLogger(__name__)
 
 
 class EngineRoom:
-    """The threads beside HTTP: the collector, the turns of the rollouts, and patches on demand.
+    """The threads beside HTTP: the collector, the rollouts, patches, and what is too old.
 
     Args:
         host, port: where the broker listens.
@@ -55,6 +56,7 @@ class EngineRoom:
         self._threads = [
             Thread(target=self._work, name="rollouts", daemon=True),
             Thread(target=self._deltas.work, name="deltas", daemon=True),
+            Thread(target=self._tidy, name="tidying", daemon=True),
         ]
 
     def start(self) -> None:
@@ -101,7 +103,7 @@ class EngineRoom:
 
     def _work(self) -> None:
         limits, clock = self._fleet.limits, self._fleet.clock
-        refreshed = judged = pruned = float("-inf")
+        refreshed = judged = float("-inf")
         while not self._ending.is_set():
             moved = self._safely(self.conductor.turn)
             now = clock.monotonic()
@@ -113,9 +115,6 @@ class EngineRoom:
                 self._safely(self._refresh)
                 if self._tls is not None:
                     self._safely(self._tls.renew)
-            if now - pruned >= limits.prune_seconds:
-                pruned = now
-                self._safely(self._prune)
             if not moved:
                 self.conductor.wait(limits.turn_seconds)
 
@@ -123,12 +122,20 @@ class EngineRoom:
         if self._fleet.image.releases():
             self._fleet.image.refresh()
 
+    def _tidy(self) -> None:
+        limits, clock = self._fleet.limits, self._fleet.clock
+        while not self._ending.is_set():
+            self._safely(self._prune)
+            while self._safely(lambda: self._fleet.store.telemetry.slim(limits.drift_windows)):
+                if clock.wait(self._ending, _TIDY_PAUSE_SECONDS):  # others write meanwhile
+                    return
+            clock.wait(self._ending, limits.prune_seconds)
+
     def _prune(self) -> None:
         now, limits = self._fleet.clock.now(), self._fleet.limits
         self._fleet.store.telemetry.prune(
             now - limits.window_days * 86_400, now - limits.event_days * 86_400
         )
-        self._fleet.store.telemetry.slim(limits.drift_windows)
 
     def _safely(self, work: Callable[[], object]) -> bool:
         try:

@@ -126,11 +126,11 @@ class Telemetry(Protocol):
     def sketches(self, device: str, manifest: str, limit: int) -> list[bytes]:
         """The encoded sketches of the newest windows, newest first, empty ones left out."""
 
-    def slim(self, keep: int) -> None:
+    def slim(self, keep: int) -> bool:
         """Forget the sketches and latencies of a device's windows under one manifest.
 
         The `keep` newest keep them. The others keep their counts, and what tells that one is
-        sent again.
+        sent again. A bounded number at a time; whether there may be more.
         """
 
     def prune(self, windows_before: float, events_before: float) -> int:

@@ -87,12 +87,11 @@ class SqlTelemetry:
         found = (Window.decode(body).sketches for body in bodies if body)
         return [sketches for sketches in found if sketches]
 
-    def slim(self, keep: int) -> None:
+    def slim(self, keep: int) -> bool:
         k = t.totals.c
         with self._database.reading() as c:
             pairs = c.execute(sa.select(k.device, k.manifest).where(k.tenant == self._tenant)).all()
-        for device, manifest in pairs:
-            self._slim(device, manifest, keep)
+        return any(self._slim(device, manifest, keep) for device, manifest in pairs)
 
     def prune(self, windows_before: float, events_before: float) -> int:
         old = (
@@ -112,7 +111,7 @@ class SqlTelemetry:
             one = self._of(device, manifest)
             c.execute(t.totals.update().where(one).values(drift=verdict))
 
-    def _slim(self, device: str, manifest: str, keep: int) -> None:
+    def _slim(self, device: str, manifest: str, keep: int) -> bool:
         """Empty bodies from the oldest on, so that all before an empty one are empty."""
         w = t.windows.c
         mine = (w.tenant == self._tenant) & (w.device == device) & (w.manifest == manifest)
@@ -120,16 +119,15 @@ class SqlTelemetry:
         with self._database.reading() as c:
             last = c.execute(newest.offset(keep)).scalar()
             if last is None:
-                return
+                return False
             empty = (w.number <= last) & (sa.func.length(w.body) == 0)
             done = c.execute(newest.where(empty)).scalar() or 0
         full = sa.select(w.number).where(mine, w.number > done, w.number <= last)
         batch = full.where(sa.func.length(w.body) > 0).order_by(w.number).limit(_SLIM_BATCH)
-        gone = _SLIM_BATCH
-        while gone == _SLIM_BATCH:
-            with self._database.writing() as c:
-                which = w.number.in_(batch.scalar_subquery())
-                gone = c.execute(t.windows.update().where(which).values(body=b"")).rowcount
+        with self._database.writing() as c:
+            which = w.number.in_(batch.scalar_subquery())
+            gone = c.execute(t.windows.update().where(which).values(body=b"")).rowcount
+        return gone == _SLIM_BATCH
 
     def _of(self, device: str, manifest: str) -> sa.ColumnElement[bool]:
         k = t.totals.c
