@@ -2,8 +2,9 @@
 
     python hw-bench/plans/drift_rates.py [--share 1.0] [--out FILE]
 
-Data are drawn from a seed and sketched as a release and a device sketch them. Each cell gives, for
-the rule as it is, and as it was before where the repository's history is there, the verdicts in
+Data are drawn from a seed and sketched as a release and a device sketch them; live sketches draw
+chances of their own, so the figures come back nearly, not exactly. Each cell gives, for the rule as
+it is, and as it was before where the repository's history is there, the verdicts in
 percent. On unchanged data anything but `ok` is a false alarm. A rate of 1 in 10,000 is too rare to
 count verdict by verdict, so each cell is also judged with alpha = 0.2: the rule holds if no more
 than a fifth of them are alarms, which its tail must follow from there on. `tail` shows that: of 10
@@ -63,6 +64,9 @@ SHIFTS = [
     ("half a sigma", 2, 2, 0.5, 1.0, 5000, 1000, 150),
     ("half a sigma", 10, 1, 0.5, 1.0, 5000, 1000, 100),
     ("half a sigma", 64, 1, 0.5, 1.0, 5000, 1000, 30),
+    ("half a sigma", 1, 1, 0.5, 1.0, 1000, 150, 200),
+    ("half a sigma", 1, 1, 0.5, 1.0, 1000, 300, 200),
+    ("half again as wide", 1, 1, 0.0, 1.5, 1000, 300, 200),
     ("one sigma", 2, 2, 1.0, 1.0, 1000, 100, 150),
     ("one sigma", 10, 1, 1.0, 1.0, 1000, 100, 150),
     ("one sigma", 64, 1, 1.0, 1.0, 1000, 100, 60),
