@@ -126,16 +126,21 @@ def _releases(fleet: FleetProcess) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout)["releases"])
 
 
+def _newest(fleet: FleetProcess) -> str:
+    return f"linear/{max(release['counter'] for release in _releases(fleet))}"
+
+
 @pytest.mark.slow
 def test_no_patch_shows_what_was_sealed(fleet: FleetProcess, tmp_path: Path) -> None:
     """A plain patch from a sealed release to a plain one would, beside its result."""
     with _device(fleet, tmp_path / "three", "three") as three:
         fleet.publish(3, "--encrypt")
-        fleet.ended(fleet.roll_out("linear/3", targets=["three"], **_POLICY), "done")
+        fleet.ended(fleet.roll_out(_newest(fleet), targets=["three"], **_POLICY), "done")
         fleet.publish(4)
-        done = fleet.ended(fleet.roll_out("linear/4", targets=["three"], **_POLICY), "done")
+        plain = _newest(fleet)
+        done = fleet.ended(fleet.roll_out(plain, targets=["three"], **_POLICY), "done")
         row = next(row for row in done["devices"] if row["device"] == "three")
-        assert row["delta_bytes"] == row["full_bytes"] and _active(three) == "linear/4"
+        assert row["delta_bytes"] == row["full_bytes"] and _active(three) == plain
 
 
 @pytest.mark.slow
@@ -144,8 +149,8 @@ def test_a_stick_carries_a_sealed_release(fleet: FleetProcess, tmp_path: Path) -
     claim.write_text(json.dumps(fleet.client.post("/v1/claims", {"device": "five"})))
     assert main(["agent", "enrol", "--home", str(home), "--claim", str(claim)]) == 0
     fleet.publish(7, "--encrypt")
-    newest = max(release["counter"] for release in _releases(fleet))
-    rollout = fleet.roll_out(f"linear/{newest}", targets=["five"], **_POLICY)
+    newest = _newest(fleet)
+    rollout = fleet.roll_out(newest, targets=["five"], **_POLICY)
 
     def offered() -> bool:
         return "assigned" in [row["state"] for row in fleet.client.rollout(rollout)["devices"]]
@@ -158,6 +163,6 @@ def test_a_stick_carries_a_sealed_release(fleet: FleetProcess, tmp_path: Path) -
     assert _shown(stick, _hidden(fleet.folder)) == []
     done = [*_COMMAND, "update", "--home", str(home), "--media", str(stick), "--trial", "0.1"]
     assert subprocess.run(done, check=False).returncode == 0
-    assert _active(home) == f"linear/{newest}"
+    assert _active(home) == newest
     assert _shown(home, _hidden(fleet.folder)) == []
     fleet.client.rollout(rollout, "abort")
