@@ -9,9 +9,9 @@ import pytest
 
 from skerry.cli.main import main
 from skerry.converter.cache import Cache
-from skerry.converter.folder import RESULT, cannot_write, only_writer, publish, staging
+from skerry.converter.folder import RESULT, only_writer, publish, staging
 from skerry.devices.errors import ExitCode, InputError, UnavailableError
-from skerry.devices.files import RealDisk
+from skerry.devices.files import RealDisk, cannot_write
 
 _PIECES = ("artifacts/a", "bundle/b", "model/c", "report.html", RESULT)
 _HOLD = """

@@ -6,7 +6,6 @@ may be on another disk or not writable.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -17,23 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from skerry.devices.errors import InputError, UnavailableError
-from skerry.devices.files import Disk, RealDisk
+from skerry.devices.files import Disk, RealDisk, cannot_write
 
-__all__ = ["RESULT", "cannot_write", "only_writer", "publish", "staging"]
+__all__ = ["RESULT", "only_writer", "publish", "staging"]
 
 RESULT = "result.json"
 _LOCK, _READY, _STAGING = ".lock", ".ready", ".staging-"
 _ATTEMPTS = 16  # at a lock that its last owner removes meanwhile
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REAL_DISK = RealDisk()
-
-
-def cannot_write(error: OSError, where: object) -> UnavailableError:
-    """The error for what the operating system refused, with the remedy for that."""
-    full = error.errno in _FULL
-    remedy = "free some space and try again" if full else "check the folder and its rights"
-    problem = f"cannot write: {error.strerror or error}"
-    return UnavailableError(problem, where=where, remedy=remedy)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from skerry.converter.cache import Cache
-from skerry.converter.folder import cannot_write, only_writer
+from skerry.converter.folder import only_writer
 from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded, load
 from skerry.converter.models import scheme_of
@@ -18,7 +18,7 @@ from skerry.converter.recipe_file import RecipeFile
 from skerry.converter.steps.base import StepRecord
 from skerry.converter.structure import save_model
 from skerry.converter.training import Trainer
-from skerry.devices.files import write_atomically
+from skerry.devices.files import cannot_write, write_atomically
 from skerry.devices.output import Output
 
 __all__ = ["train"]

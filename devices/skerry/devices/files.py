@@ -6,6 +6,7 @@ the journal and the blob store go through it, so a test can cut the power at any
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from typing import BinaryIO, Protocol
 
 from skerry.devices.errors import InputError, UnavailableError
 
-__all__ = ["Disk", "RealDisk", "confined", "replacing", "write_atomically"]
+__all__ = ["Disk", "RealDisk", "cannot_write", "confined", "replacing", "write_atomically"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Disk(Protocol):
@@ -64,6 +67,14 @@ class RealDisk:
 _REAL_DISK = RealDisk()
 
 
+def cannot_write(error: OSError, where: object) -> UnavailableError:
+    """The error for what the operating system refused, with the remedy for that."""
+    full = error.errno in _FULL
+    remedy = "free some space and try again" if full else "check the folder and its rights"
+    problem = f"cannot write: {error.strerror or error}"
+    return UnavailableError(problem, where=where, remedy=remedy)
+
+
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644, disk: Disk = _REAL_DISK) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends well.
@@ -78,9 +89,7 @@ def replacing(path: Path, *, mode: int = 0o644, disk: Disk = _REAL_DISK) -> Iter
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise UnavailableError(
-            f"cannot write: {error.strerror}", where=path, remedy="check the folder and its rights"
-        ) from error
+        raise cannot_write(error, path) from error
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -92,9 +101,7 @@ def replacing(path: Path, *, mode: int = 0o644, disk: Disk = _REAL_DISK) -> Iter
     except OSError as error:
         with suppress(OSError):
             disk.unlink(part)
-        raise UnavailableError(
-            f"cannot write: {error.strerror}", where=path, remedy="free some space and try again"
-        ) from error
+        raise cannot_write(error, path) from error
     except BaseException:
         with suppress(OSError):
             disk.unlink(part)

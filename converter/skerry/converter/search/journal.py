@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from skerry.converter.folder import cannot_write
 from skerry.converter.search.budget import Merit
 from skerry.devices.errors import InputError
+from skerry.devices.files import cannot_write
 
 __all__ = ["Entry", "Header", "Journal", "StepOutcome", "Unseen"]
 

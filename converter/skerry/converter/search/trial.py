@@ -20,7 +20,6 @@ from skerry.converter.cache import Cache
 from skerry.converter.data.base import Dataset
 from skerry.converter.data.load import load_dataset
 from skerry.converter.emitting import emit_one
-from skerry.converter.folder import cannot_write
 from skerry.converter.graph import example_inputs
 from skerry.converter.keys import Keys
 from skerry.converter.loading import Loaded, load
@@ -41,6 +40,7 @@ from skerry.converter.steps.base import StepRecord
 from skerry.converter.structure import save_model
 from skerry.converter.training import Trainer
 from skerry.devices.errors import GateError, InputError
+from skerry.devices.files import cannot_write
 from skerry.devices.output import Output
 
 __all__ = ["Task", "choosing_and_judging", "judged", "run_task"]
