@@ -16,7 +16,7 @@ from skerry.devices.ids import DeviceId
 from skerry.updater.repository import Holders, OnlineKeys, OnlinePublic
 from skerry.updater.repository.ceremony import added_key, merged, revoked_key, threshold
 from skerry.updater.repository.keys import PublicKey
-from skerry.updater.repository.signers import make_key
+from skerry.updater.repository.signers import load_key, make_key
 from skerry.updater.repository.signing import newest_root, sign
 from skerry.updater.repository.staging import Staging
 from skerry.updater.trust import Refusal, Rule, rules
@@ -322,3 +322,35 @@ def test_every_command_that_is_written_about_exists(
             main([command, action, "--help"])
         assert caught.value.code == 0, (command, action)
     capsys.readouterr()
+
+
+def test_a_lost_key_file_blocks_nobody_where_enough_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = Holders(root_keys=3, root_threshold=2, targets_keys=3, targets_threshold=2)
+    stage = Stage(tmp_path, holders=three)
+    folder = stage.operator.folder
+    lost = load_key(folder / "keys" / "root-3.pem").public_key.keyid
+    for role in ("root", "targets"):
+        (folder / "keys" / f"{role}-3.pem").unlink()
+    repo = ["--repo", str(folder)]
+    assert main(["release", "sign", str(make_bundle(tmp_path / "bundle")), *repo]) == 0
+    assert "targets-3.pem is not here" in capsys.readouterr().err
+    assert main(["keys", "renew", "--within", "400", *repo, "--yes"]) == 0
+    assert main(["keys", "revoke", lost, "--role", "root", *repo, "--yes"]) == 0
+    assert not list((folder / "staged").rglob("*.json"))
+    assert lost not in newest_root(stage.operator.image).roles["root"].keyids
+    assert main(["keys", "verify", *repo]) == 0
+
+
+def test_a_release_that_could_not_be_signed_is_not_left_staged(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    key = stage.operator.folder / "keys" / "targets-1.pem"
+    good = key.read_bytes()
+    words = ["release", "sign", str(make_bundle(tmp_path / "bundle"))]
+    words += ["--repo", str(stage.operator.folder)]
+    key.write_bytes(b"damaged")
+    assert main(words) == 2
+    key.write_bytes(good)
+    assert main(words) == 0
+    assert [str(one.id) for one in stage.operator.releases()] == ["linear/1"]

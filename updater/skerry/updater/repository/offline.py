@@ -10,7 +10,7 @@ DIR/content/           content keys of sealed releases, mode 0600
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +32,7 @@ from skerry.updater.repository.founding import (
 )
 from skerry.updater.repository.keys import OnlinePublic
 from skerry.updater.repository.releases import Release, last_counter, releases_in, target_of
-from skerry.updater.repository.signers import Passphrase, open_signer
+from skerry.updater.repository.signers import Passphrase, is_gone, open_signer
 from skerry.updater.repository.signing import expiry, newest, newest_root, sign
 from skerry.updater.repository.store import FolderMetadata
 from skerry.updater.sealing import SealedBlobs, parcels
@@ -51,6 +51,7 @@ class OfflineRepository:
         clock: what time it is, for expiry.
         passphrase: asked for an encrypted key file.
         limits: how long signatures last.
+        tell: told, once each, of the key files that are not here.
 
     Raises:
         InputError: `folder` is no such repository.
@@ -63,6 +64,7 @@ class OfflineRepository:
         *,
         passphrase: Passphrase | None = None,
         limits: OfflineLimits | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.folder = folder
         self.image = FolderMetadata(folder / "image")
@@ -72,6 +74,7 @@ class OfflineRepository:
         self._clock, self._passphrase = clock, passphrase
         self.limits = limits or OfflineLimits()
         self._places = read_places(folder)
+        self._tell, self._told = tell or (lambda _: None), set[str]()
 
     @classmethod
     def create(
@@ -183,16 +186,27 @@ class OfflineRepository:
     def signers(self, keyids: Iterable[str], keys: Mapping[str, Key]) -> list[Signer]:
         """Those of the keys `keyids` that can sign here.
 
+        A key file that is gone, lost or handed out, is left out: thresholds judge what is left.
+
         Raises:
-            InputError: a key file is damaged or its passphrase wrong.
+            InputError: a key file cannot be read or is damaged, or its passphrase is wrong.
             UnavailableError: a token or key service does not answer.
         """
         found = []
         for keyid in keyids:
             place = self._places.signers.get(keyid)
-            if place is not None:
+            if place is None:
+                continue
+            if is_gone(place, self.folder):
+                self._note(f"{place.removeprefix('file:')} is not here; it does not sign")
+            else:
                 found.append(open_signer(place, keys[keyid], self.folder, self._passphrase))
         return found
+
+    def _note(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
     def sign_targets(self, targets: Targets) -> None:
         """Sign `targets`, the next version, with the keys that are here.

@@ -25,7 +25,7 @@ from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signer
 from skerry.devices.errors import InputError, MissingExtraError, UnavailableError
 from skerry.devices.files import write_atomically
 
-__all__ = ["Passphrase", "load_key", "make_key", "open_signer", "token_key"]
+__all__ = ["Passphrase", "is_gone", "load_key", "make_key", "open_signer", "token_key"]
 
 _KEY_FILE_BYTES = 65_536
 
@@ -77,6 +77,20 @@ def load_key(path: Path, passphrase: Passphrase | None = None) -> Signer:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         remedy = "check the passphrase and the file"
         raise InputError("is not a key that can be opened", where=path, remedy=remedy) from error
+
+
+def is_gone(place: str, folder: Path) -> bool:
+    """Whether `place`, as `open_signer` takes it, names a file that does not exist."""
+    scheme, _, name = place.partition(":")
+    if scheme != "file":
+        return False
+    try:
+        (folder / name).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # something is there; opening it says what is wrong
+    return False
 
 
 def open_signer(place: str, key: Key, folder: Path, passphrase: Passphrase | None = None) -> Signer:

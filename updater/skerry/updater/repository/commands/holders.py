@@ -76,10 +76,10 @@ def report(staging: Staging, output: Output, done: str) -> int:
     return 0
 
 
-def _open(args: argparse.Namespace) -> tuple[OfflineRepository, Staging]:
+def _open(args: argparse.Namespace, output: Output) -> tuple[OfflineRepository, Staging]:
     clock = SystemClock()
     asked = passphrase_of(args) if hasattr(args, "passphrase_file") else None
-    repository = OfflineRepository(args.repo, clock, passphrase=asked)
+    repository = OfflineRepository(args.repo, clock, passphrase=asked, tell=output.note)
     return repository, Staging(repository, clock)
 
 
@@ -105,7 +105,7 @@ def _token(args: argparse.Namespace, output: Output) -> int:
 def _change(
     args: argparse.Namespace, output: Output, edit: Callable[[Root], None], warning: str
 ) -> int:
-    _, staging = _open(args)
+    _, staging = _open(args, output)
     change = staging.change_root_keys if args.role == "root" else staging.change_targets_keys
     return _carry_out(args, output, staging, change(edit), warning)
 
@@ -127,7 +127,7 @@ def _add(args: argparse.Namespace, output: Output) -> int:
     public = PublicKey.decode(read_bounded(args.public), where=args.public)
     warning = f"From then on this key has a vote on {args.role}."
     code = _change(args, output, ceremony.added_key(args.role, public.key), warning)
-    repository, _ = _open(args)
+    repository, _ = _open(args, output)
     if args.key is not None:
         repository.key_here(public.key.keyid, f"file:{args.key.resolve()}")
     elif public.uri is not None:
@@ -136,7 +136,7 @@ def _add(args: argparse.Namespace, output: Output) -> int:
 
 
 def _revoke(args: argparse.Namespace, output: Output) -> int:
-    repository, _ = _open(args)
+    repository, _ = _open(args, output)
     held = newest_root(repository.image).roles[args.role].keyids
     matches = [keyid for keyid in held if keyid.startswith(args.keyid)]
     if len(matches) != 1:
@@ -153,21 +153,21 @@ def _threshold(args: argparse.Namespace, output: Output) -> int:
 
 def _online(args: argparse.Namespace, output: Output) -> int:
     online = OnlinePublic.decode(read_bounded(args.online), where=args.online)
-    _, staging = _open(args)
+    _, staging = _open(args, output)
     said = staging.change_online_keys(online)
     warning = "Devices then believe this server alone, and no longer the one before."
     return _carry_out(args, output, staging, said, warning)
 
 
 def _policy(args: argparse.Namespace, output: Output) -> int:
-    _, staging = _open(args)
+    _, staging = _open(args, output)
     said = staging.change_policy(ExpiryPolicy(args.clockless == "yes", args.media_days * _DAY_S))
     warning = "Whoever holds news back from such devices is noticed later, or not at all."
     return _carry_out(args, output, staging, said, warning)
 
 
 def _renew(args: argparse.Namespace, output: Output) -> int:
-    _, staging = _open(args)
+    _, staging = _open(args, output)
     said = staging.renew(args.within * _DAY_S)
     if not said:
         output.result({"finished": [], "waiting": {}}, "nothing expires so soon")
@@ -220,13 +220,13 @@ def _described(data: bytes, key: Key) -> list[str]:
 
 
 def _merge(args: argparse.Namespace, output: Output) -> int:
-    _, staging = _open(args)
+    _, staging = _open(args, output)
     names = [staging.merge(read_bounded(path)) for path in args.files]
     return report(staging, output, f"merged {', '.join(names)}")
 
 
 def _status(args: argparse.Namespace, output: Output) -> int:
-    repository, staging = _open(args)
+    repository, staging = _open(args, output)
     rows, document = [], []
     for name, store in (("image", repository.image), ("director", repository.director)):
         root = newest_root(store)
@@ -253,7 +253,7 @@ def _status(args: argparse.Namespace, output: Output) -> int:
 
 
 def _abandon(args: argparse.Namespace, output: Output) -> int:
-    _, staging = _open(args)
+    _, staging = _open(args, output)
     names = staging.abandon()
     output.result({"dropped": names}, f"dropped {', '.join(names) or 'nothing'}")
     return 0

@@ -81,7 +81,9 @@ def run(args: argparse.Namespace, output: Output) -> int:
 
 def _sign(args: argparse.Namespace, output: Output) -> int:
     clock = SystemClock()
-    repository = OfflineRepository(args.repo, clock, passphrase=passphrase_of(args))
+    repository = OfflineRepository(
+        args.repo, clock, passphrase=passphrase_of(args), tell=output.note
+    )
     release, targets = repository.new_release(
         args.bundle, version=args.version, sealed=args.encrypt
     )
@@ -97,7 +99,9 @@ def _sign(args: argparse.Namespace, output: Output) -> int:
 
 def _withdraw(args: argparse.Namespace, output: Output) -> int:
     clock = SystemClock()
-    repository = OfflineRepository(args.repo, clock, passphrase=passphrase_of(args))
+    repository = OfflineRepository(
+        args.repo, clock, passphrase=passphrase_of(args), tell=output.note
+    )
     release, targets = ReleaseId.parse(args.release), repository.next_targets()
     withdrawn(targets, release)
     said = [f"{release} is no longer signed; its number is never given again"]
@@ -111,7 +115,11 @@ def _withdraw(args: argparse.Namespace, output: Output) -> int:
 def _signed(staging: Staging, targets: Targets) -> list[str]:
     """Sign `targets` with the keys that are here; what still waits for other signatures."""
     staging.release(targets)
-    staging.sign()
+    try:
+        staging.sign()
+    except BaseException:
+        staging.abandon()
+        raise
     staging.finish()
     return staging.names()
 
