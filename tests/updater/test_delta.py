@@ -82,6 +82,36 @@ def test_a_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "patch").exists()
 
 
+def test_no_input_is_overwritten(tmp_path: Path) -> None:
+    a, b, p = _files(tmp_path, _random(1, 900), _random(2, 900))
+    (tmp_path / "link").symlink_to(a)
+    for out in (a, b, tmp_path / "link"):
+        with pytest.raises(InputError, match="would be overwritten"):
+            create(a, b, out)
+    create(a, b, p)
+    kept = p.read_bytes()
+    with pytest.raises(InputError, match="patch file itself"):
+        apply(a, p, p)
+    for out in (tmp_path, Path()):
+        with pytest.raises(InputError, match="name a file"):
+            apply(a, p, out)
+        with pytest.raises(InputError, match="name a file"):
+            create(a, b, out)
+    assert (a.read_bytes(), b.read_bytes()) == (_random(1, 900), _random(2, 900))
+    assert p.read_bytes() == kept
+    apply(a, p, a)
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_what_is_kept_is_cleared_and_nothing_beside_it(tmp_path: Path) -> None:
+    a, b, p = _files(tmp_path, _random(1, 900), _random(2, 900))
+    old = a.rename(tmp_path / "model.onnx")
+    create(old, b, p)
+    apply(old, p, tmp_path / "made", work=tmp_path / "model")
+    assert old.read_bytes() == _random(1, 900)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "new", "patch", "made"}
+
+
 def test_every_flipped_bit_is_refused(tmp_path: Path) -> None:
     patch = _there(tmp_path, _random(1, 5000), _random(1, 4000) + b"!" * 99 + _random(9, 30))
     (tmp_path / "made").unlink()

@@ -6,6 +6,7 @@ how far the last of them is. What is not as it says is made anew.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import secrets
@@ -20,6 +21,7 @@ import msgspec
 from skerry.devices.errors import CancelledError, InputError, TrustError, UnavailableError
 from skerry.devices.files import Disk, RealDisk, write_atomically
 from skerry.updater.delta.limits import Limits
+from skerry.updater.delta.outputs import check_output
 from skerry.updater.delta.patching import Checkpoint, Decoding, Links
 from skerry.updater.delta.wire import Readable
 
@@ -55,7 +57,7 @@ def apply(
     Args:
         old: the base; it is only read.
         patch: what `create` or `chain` wrote.
-        new: where the result goes; replaced atomically.
+        new: where the result goes, `old` too if need be; replaced atomically.
         work: how the files in which it grows are called, on the filesystem of `new`. Those that an
             application left there when it was cancelled, killed or out of space are gone on from,
             once their bytes are verified. Without it nothing is kept.
@@ -68,9 +70,10 @@ def apply(
         DigestMismatch: `old` is not the base of this patch, or the result is not what it says.
         BundleError: the patch is malformed or asks for more than `limits`.
         CancelledError: `cancelled` said so.
-        InputError: a file cannot be read.
+        InputError: a file cannot be read; `new` is the patch, or a folder.
         UnavailableError: the disk is full or not writable.
     """
+    check_output(new, patch=patch)
     name = work or new.with_name(f".{new.name}.{secrets.token_hex(4)}")
     control = _Control(
         limits or Limits(), reached or (lambda _: None), cancelled or (lambda: False)
@@ -117,8 +120,10 @@ class _Application:
     def clear(self) -> None:
         """Remove every file of this application."""
         with suppress(OSError):
-            for path in sorted(self._work.parent.glob(f"{self._work.name}.*")):
-                self._disk.unlink(path)
+            name = glob.escape(self._work.name)
+            for made in (f"{name}.[0-9]*.part", f"{name}.at"):
+                for path in sorted(self._work.parent.glob(made)):
+                    self._disk.unlink(path)
 
     def _decode(self, old: Path, patch: Path, begun: _Place | None) -> Path:
         """Decode every link; the file with the result."""

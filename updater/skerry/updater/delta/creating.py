@@ -19,6 +19,7 @@ from skerry.devices.files import Disk, RealDisk, replacing
 from skerry.updater.delta.formats import find_tensors
 from skerry.updater.delta.limits import Limits
 from skerry.updater.delta.matching import Match, match
+from skerry.updater.delta.outputs import check_output
 from skerry.updater.delta.packing import pack_copy, pack_program, pack_whole, quick_size
 from skerry.updater.delta.program import Kind, Operation
 from skerry.updater.delta.stat import DeltaStat, stat
@@ -50,7 +51,7 @@ def create(
 
     Args:
         old, new: any two files.
-        patch: where the patch goes; replaced atomically.
+        patch: where the patch goes, neither of the two; replaced atomically.
         limits: what the decoder will allow.
         reached: told after each segment how many bytes of `new` it makes.
         cancelled: asked before each segment.
@@ -60,11 +61,13 @@ def create(
         What the patch holds.
 
     Raises:
-        InputError: a file cannot be read, or is larger than `limits.file_bytes`.
+        InputError: a file cannot be read, or is larger than `limits.file_bytes`; `patch` is one of
+            the two, or a folder.
         CancelledError: `cancelled` said so.
         UnavailableError: the disk is full or not writable.
     """
     limits, disk = limits or Limits(), disk or RealDisk()
+    check_output(patch, old=old, new=new)
     with _mapped(old, limits) as base, _mapped(new, limits) as target:
         was, now = (digest_file(path) for path in (old, new))
         with replacing(patch, disk=disk) as out:
