@@ -3,6 +3,8 @@
 import base64
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from skerry.updater.repository import (
     OnlineKeys,
     OnlinePublic,
 )
+from skerry.updater.repository.locking import changing
+from skerry.updater.repository.staging import Staging
 
 
 class Server:
@@ -172,3 +176,41 @@ def test_a_withdrawn_release_leaves_its_number_behind(tmp_path: Path, keys: Onli
     assert [str(release.id) for release in repository.releases()] == ["linear/1"]
     assert repository.add_release(bundle).id.counter == 3
     assert main(["keys", "verify", *repo]) == 0
+
+
+def test_releases_signed_at_once_all_get_their_number(tmp_path: Path, keys: OnlineKeys) -> None:
+    assert _init(tmp_path) == 0
+    bundles = [make_bundle(tmp_path / f"b{n}", shift=n / 10) for n in range(3)]
+    words = [sys.executable, "-m", "skerry.cli.main", "release", "sign"]
+    with changing(tmp_path / "repo"):  # so that all three are there before the first may begin
+        running = [
+            subprocess.Popen(
+                [*words, str(bundle), "--repo", str(tmp_path / "repo")],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for bundle in bundles
+        ]
+        waits = [child.stderr.readline() for child in running if child.stderr]
+    said = [child.communicate(timeout=60) for child in running]
+    assert all("waiting for it" in line for line in waits)
+    assert [child.returncode for child in running] == [0, 0, 0]
+    assert sorted(out.split()[0] for out, _ in said) == ["linear/1", "linear/2", "linear/3"]
+    repository = OfflineRepository(tmp_path / "repo", SystemClock())
+    assert [one.id.counter for one in repository.releases()] == [1, 2, 3]
+
+
+def test_what_was_staged_before_the_last_release_is_not_put_over_it(
+    tmp_path: Path, keys: OnlineKeys
+) -> None:
+    assert _init(tmp_path) == 0
+    repository, clock = OfflineRepository(tmp_path / "repo", SystemClock()), SystemClock()
+    late = repository.next_targets()
+    repository.add_release(make_bundle(tmp_path / "bundle"))
+    staging = Staging(repository, clock)
+    staging.release(late)
+    staging.sign()
+    with pytest.raises(InputError, match="does not follow version 2"):
+        staging.finish()
+    assert [one.id.counter for one in repository.releases()] == [1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from skerry.devices.errors import InputError
@@ -30,6 +29,6 @@ def check_output(path: Path, **inputs: Path) -> None:
 
 def _same(one: Path, other: Path) -> bool:
     try:
-        return os.path.samefile(one, other)
+        return one.samefile(other)
     except OSError:
         return False  # one of them is not there; reading it says so

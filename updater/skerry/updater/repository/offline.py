@@ -6,6 +6,7 @@ DIR/image/             1.root.json, 1.targets.json, …
 DIR/director/          1.root.json, …
 DIR/blobs/sha256/      the blobs of what was signed here, to be published
 DIR/content/           content keys of sealed releases, mode 0600
+DIR/lock               held by whoever changes any of it: `locking.changing`
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from skerry.updater.repository.founding import (
     write_places,
 )
 from skerry.updater.repository.keys import OnlinePublic
+from skerry.updater.repository.locking import changing
 from skerry.updater.repository.releases import Release, last_counter, releases_in, target_of
 from skerry.updater.repository.signers import Passphrase, is_gone, open_signer
 from skerry.updater.repository.signing import expiry, newest, newest_root, sign
@@ -116,13 +118,16 @@ class OfflineRepository:
     ) -> Release:
         """Sign the bundle in the folder `path`, with the keys here, as its model's next release.
 
+        Waits for whoever changes the repository meanwhile.
+
         Raises:
             BundleError, DigestMismatch: the bundle is damaged.
             InputError: too few of the signing keys are here.
         """
-        release, targets = self.new_release(path, version=version, sealed=sealed)
-        if targets is not None:
-            self.sign_targets(targets)
+        with changing(self.folder):
+            release, targets = self.new_release(path, version=version, sealed=sealed)
+            if targets is not None:
+                self.sign_targets(targets)
         return release
 
     def new_release(

@@ -27,7 +27,7 @@ from skerry.updater.repository.content import with_wrap_key
 from skerry.updater.repository.founding import delegations_to
 from skerry.updater.repository.keys import OnlinePublic
 from skerry.updater.repository.offline import OfflineRepository
-from skerry.updater.repository.signing import newest_root
+from skerry.updater.repository.signing import newest, newest_root
 from skerry.updater.repository.store import FolderMetadata
 from skerry.updater.trust import rules
 from skerry.updater.trust.expiry import ExpiryPolicy
@@ -189,14 +189,19 @@ class Staging:
         return found
 
     def finish(self) -> list[str]:
-        """Put everything staged into place, if every threshold is met; the names, or none."""
+        """Put everything staged into place, if every threshold is met; the names, or none.
+
+        Raises:
+            InputError: something staged does not follow what is in place; nothing is put there.
+        """
         pending = self.pending()
         if not pending or not all(need.met for asked in pending.values() for need in asked):
             return []
         names = sorted(pending, key=lambda name: (not name.endswith(".root.json"), name))
         for name in names:
-            folder, _, file = name.partition("/")
-            store = self._repository.image if folder == "image" else self._repository.director
+            self._check_follows(name)
+        for name in names:
+            store, file = self._place(name)
             store.write({file: self._read(name)})
         self._staged.remove(names)
         return names
@@ -206,6 +211,25 @@ class Staging:
         names = self.names()
         self._staged.remove(names)
         return names
+
+    def _place(self, name: str) -> tuple[FolderMetadata, str]:
+        """Where what is staged as `name` belongs, and under which name."""
+        folder, _, file = name.partition("/")
+        return self._repository.image if folder == "image" else self._repository.director, file
+
+    def _check_follows(self, name: str) -> None:
+        """It is the version after the one in place, or in place already: putting it broke off."""
+        store, file = self._place(name)
+        if store.read(file) == self._read(name):
+            return
+        version, role = file.split(".")[:2]
+        current, _ = newest(store, role)
+        if version != str(current + 1):
+            raise InputError(
+                f"does not follow version {current}, which is in place",
+                where=self._repository.folder / "staged" / name,
+                remedy="drop it with `skerry keys abandon`, and make the change anew",
+            )
 
     def _roots(self) -> tuple[Root, Root]:
         return newest_root(self._repository.image), newest_root(self._repository.director)

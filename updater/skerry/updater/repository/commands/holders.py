@@ -21,6 +21,7 @@ from skerry.updater.repository.commands.asking import (
     read_bounded,
 )
 from skerry.updater.repository.keys import OnlinePublic, PublicKey
+from skerry.updater.repository.locking import changing
 from skerry.updater.repository.offline import OfflineRepository
 from skerry.updater.repository.releases import releases_in
 from skerry.updater.repository.signers import load_key, make_key, open_signer, token_key
@@ -36,21 +37,21 @@ _DAY_S = 86_400.0
 
 def run(args: argparse.Namespace, output: Output) -> int:
     """Run one of the actions `make`, `token`, `add`, …, `abandon`."""
-    actions: dict[str, Callable[[argparse.Namespace, Output], int]] = {
-        "make": _make,
-        "token": _token,
+    apart = {"make": _make, "token": _token, "sign": _sign, "status": _status}
+    if args.action in apart:
+        return apart[args.action](args, output)
+    changes: dict[str, Callable[[argparse.Namespace, Output], int]] = {
         "add": _add,
         "revoke": _revoke,
         "threshold": _threshold,
         "online": _online,
         "policy": _policy,
         "renew": _renew,
-        "sign": _sign,
         "merge": _merge,
-        "status": _status,
         "abandon": _abandon,
     }
-    return actions[args.action](args, output)
+    with changing(args.repo, output.note):
+        return changes[args.action](args, output)
 
 
 def report(staging: Staging, output: Output, done: str) -> int:

@@ -25,6 +25,7 @@ from skerry.updater.repository.commands.asking import (
     offer_yes,
     passphrase_of,
 )
+from skerry.updater.repository.locking import changing
 from skerry.updater.repository.offline import OfflineRepository
 from skerry.updater.repository.releases import withdrawn
 from skerry.updater.repository.staging import Staging
@@ -75,8 +76,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> int:
     """Run `skerry release`."""
-    actions = {"sign": _sign, "withdraw": _withdraw, "list": _list, "publish": _publish}
-    return actions[args.action](args, output)
+    if args.action == "list":
+        return _list(args, output)
+    actions = {"sign": _sign, "withdraw": _withdraw, "publish": _publish}
+    with changing(args.repo, output.note):
+        return actions[args.action](args, output)
 
 
 def _sign(args: argparse.Namespace, output: Output) -> int:
