@@ -244,6 +244,8 @@ class Collector:
                 self._sink.presence(address, state)
             except UnavailableError as error:
                 _LOG.warning("presence of %s not kept: %s", address, error)
+            except Exception:  # noqa: BLE001 - logged; records are stored all the same
+                _LOG.exception("presence of %s not kept", address)
 
 
 def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
