@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,7 +19,14 @@ from cryptography.x509.oid import NameOID
 from fakes.clock import FakeClock
 from fakes.site import Site, serving
 from skerry.devices.errors import InputError, TrustError
-from skerry.updater.fetch import BusyError, FetchLimits, HttpFetcher, RefusedError, fetch_bytes
+from skerry.updater.fetch import (
+    BusyError,
+    FetchLimits,
+    HttpFetcher,
+    RefusedError,
+    fetch_bytes,
+    plainly,
+)
 
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
@@ -146,6 +154,40 @@ def test_the_reason_a_server_gives_reaches_the_reader(site: Site, http: HttpFetc
     site.special["/b"] = lambda handler: handler.answer(403, {}, told)  # type: ignore[attr-defined]
     with pytest.raises(RefusedError, match="answered 403: no such claim;"):
         fetch_bytes(http, site.url + "/b", 10)
+
+
+def test_what_a_server_says_is_told_as_the_error_that_it_was_there(
+    site: Site, http: HttpFetcher
+) -> None:
+    said = {"problem": "no \x1b[31m" + "x" * 900, "exit_code": 4, "where": "to\nken"}
+    said |= {"error": "token: no; ask", "remedy": "ask the operator"}
+    told = msgspec.json.encode(said)
+    for path, status in (("/a", 403), ("/b", 503)):
+        site.special[path] = lambda handler, s=status: handler.answer(s, {}, told)  # type: ignore[misc]
+    with pytest.raises(RefusedError) as refused:
+        fetch_bytes(http, site.url + "/a", 10)
+    assert str(refused.value).count("ask the operator") == 1
+    assert refused.value.remedy == "ask the operator"
+    with pytest.raises(BusyError):
+        fetch_bytes(http, site.url + "/b", 10)
+    for path in ("/a", "/b"):
+        with pytest.raises(TrustError) as caught, plainly():
+            fetch_bytes(http, site.url + path, 10)
+        error = caught.value
+        assert (error.where, error.remedy, error.exit_code) == ("to ken", "ask the operator", 4)
+        assert len(error.problem) == 500 and error.problem.isprintable()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"", b"[" * 4000, b'{"problem": 1, "exit_code": 4}', b'{"problem": "", "exit_code": 4}'],
+)
+def test_an_answer_of_another_form_stays_what_its_status_says(
+    site: Site, http: HttpFetcher, told: bytes
+) -> None:
+    site.special["/a"] = lambda handler: handler.answer(401, {}, told)  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match="clock"), plainly():
+        fetch_bytes(http, site.url + "/a", 10)
 
 
 def test_a_file_is_sent_from_the_disk(site: Site, http: HttpFetcher, tmp_path: Path) -> None:

@@ -6,17 +6,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import urllib3
 
+from fakes.bundles import make_bundle
 from fakes.fleet_process import FleetProcess, PlainDevice, eventually
 from fakes.postgres import postgres
 from skerry.cli.main import main
+from skerry.devices.clock import SystemClock
 from skerry.devices.digest import Digest
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.identity import Identity
 from skerry.telemetry.histogram import Histogram
 from skerry.updater.fetch import RefusedError, fetch_bytes
+from skerry.updater.repository import OfflineRepository, OnlineKeys, OnlinePublic
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +296,35 @@ def test_the_command_tells_people_and_programs(
     words = ["rollout", "create", "linear/1", "--policy", str(policy), "--home", str(fleet.home)]
     assert main(["fleet", *words]) == 2
     assert "max_failure" in capsys.readouterr().err
+
+
+def test_what_the_server_refuses_keeps_its_exit_code_and_its_words(
+    fleet: FleetProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*words: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 4
+        return capsys.readouterr().err
+
+    token = tmp_path / "token"
+    token.write_text("sko_nobody\n")
+    said = refused("fleet", "devices", "--server", fleet.url, "--token-file", token)
+    assert "no operator has this token" in said and "clock" not in said
+
+    claim = tmp_path / "claim.json"
+    claim.write_bytes(msgspec.json.encode(fleet.client.post("/v1/claims", {})))
+    enrol = ("agent", "enrol", "--claim", claim, "--server", fleet.url, "--home")
+    assert main([str(word) for word in (*enrol, tmp_path / "first")]) == 0
+    said = refused(*enrol, tmp_path / "second")
+    assert "used by another key" in said and said.count("; ") == 1
+
+    keys = OnlineKeys.generate(tmp_path / "keys")
+    public = OnlinePublic.decode(keys.public)
+    repository = OfflineRepository.create(tmp_path / "repo", public, SystemClock())
+    repository.add_release(make_bundle(tmp_path / "bundle"))
+    token.write_text(fleet.token)
+    words = ("--repo", tmp_path / "repo", "--server", fleet.url, "--token-file", token)
+    assert "revoked" not in refused("release", "publish", *words)
 
 
 def test_the_console_shows_the_fleet_to_whoever_signs_in(fleet: FleetProcess) -> None:

@@ -23,7 +23,7 @@ from skerry.devices.ids import DeviceId
 from skerry.devices.output import Output
 from skerry.devices.probe import probe
 from skerry.updater.agent.lock import exclusive
-from skerry.updater.fetch import HttpFetcher
+from skerry.updater.fetch import HttpFetcher, plainly
 from skerry.updater.trust.device import TrustedClient
 
 __all__ = ["Claim", "join"]
@@ -113,7 +113,10 @@ def _enrol(home: Path, server: str, claim: Claim, name: str, http: str) -> Agent
         trust.enrol(image, director)
 
     try:
-        return enrol(home, server, claim.token, post, pin, profile=probe(), name=name, http=http)
+        with plainly():
+            return enrol(
+                home, server, claim.token, post, pin, profile=probe(), name=name, http=http
+            )
     finally:
         fetcher.close()
 

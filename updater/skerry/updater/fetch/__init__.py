@@ -11,11 +11,13 @@ from skerry.updater.fetch.base import (
     Fetcher,
     FetchLimits,
     RefusedError,
+    Said,
     error_for_status,
     fetch_bytes,
     too_long,
 )
 from skerry.updater.fetch.http import HttpFetcher
+from skerry.updater.fetch.telling import plainly
 
 __all__ = [
     "Body",
@@ -24,7 +26,9 @@ __all__ = [
     "Fetcher",
     "HttpFetcher",
     "RefusedError",
+    "Said",
     "error_for_status",
     "fetch_bytes",
+    "plainly",
     "too_long",
 ]

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from skerry.devices.errors import InputError, TrustError, UnavailableError
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "FetchLimits",
     "Fetcher",
     "RefusedError",
+    "Said",
     "error_for_status",
     "fetch_bytes",
     "too_long",
@@ -23,17 +26,38 @@ __all__ = [
 _RETRYABLE = frozenset({408, 421, 425, 429})
 
 
+class Said(msgspec.Struct, frozen=True):
+    """How a server says no, in its own words.
+
+    Attributes:
+        problem, where, remedy: as of the error that it was there.
+        exit_code: of that error.
+    """
+
+    problem: str
+    exit_code: int
+    where: str | None = None
+    remedy: str | None = None
+
+
 class RefusedError(InputError):
     """The server refused for good: asking again for the same thing will not help.
 
     Attributes:
         status: the HTTP status.
+        said: what the server said, if it did.
     """
 
     def __init__(
-        self, problem: str, *, status: int, where: object = None, remedy: str | None = None
+        self,
+        problem: str,
+        *,
+        status: int,
+        where: object = None,
+        remedy: str | None = None,
+        said: Said | None = None,
     ) -> None:
-        self.status = status
+        self.status, self.said = status, said
         super().__init__(problem, where=where, remedy=remedy)
 
 
@@ -42,12 +66,18 @@ class BusyError(UnavailableError):
 
     Attributes:
         retry_after: seconds that the server asks to wait, if it said so.
+        said: what the server said, if it did.
     """
 
     def __init__(
-        self, problem: str, *, where: object = None, retry_after: float | None = None
+        self,
+        problem: str,
+        *,
+        where: object = None,
+        retry_after: float | None = None,
+        said: Said | None = None,
     ) -> None:
-        self.retry_after = retry_after
+        self.retry_after, self.said = retry_after, said
         super().__init__(problem, where=where, remedy="it will be tried again")
 
 
@@ -115,18 +145,30 @@ def fetch_bytes(fetcher: Fetcher, url: str, max_bytes: int) -> bytes:
 
 
 def error_for_status(
-    status: int, *, where: object, detail: str = "", retry_after: float | None = None
+    status: int,
+    *,
+    where: object,
+    detail: str = "",
+    retry_after: float | None = None,
+    said: Said | None = None,
 ) -> RefusedError | BusyError:
-    """The error that an HTTP status other than 2xx means."""
+    """The error that an HTTP status other than 2xx means.
+
+    The status alone decides what may be tried again. What the server `said` is carried along, and
+    its remedy goes before the one that the status suggests.
+    """
+    if said is not None:
+        detail = said.problem if said.where is None else f"{said.where}: {said.problem}"
     text = f"the server answered {status}" + (f": {detail}" if detail else "")
     if status in _RETRYABLE or status >= 500:
-        return BusyError(text, where=where, retry_after=retry_after)
-    remedy = {
+        return BusyError(text, where=where, retry_after=retry_after, said=said)
+    remedy = said.remedy if said is not None else None
+    remedy = remedy or {
         401: "check the device's identity and its clock",
         403: "ask the operator whether this device or token is revoked",
         404: "it is not there; check the address",
     }.get(status)
-    return RefusedError(text, status=status, where=where, remedy=remedy)
+    return RefusedError(text, status=status, where=where, remedy=remedy, said=said)
 
 
 def too_long(url: str, max_bytes: int) -> TrustError:

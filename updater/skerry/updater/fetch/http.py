@@ -23,6 +23,7 @@ from skerry.updater.fetch.base import (
     error_for_status,
     too_long,
 )
+from skerry.updater.fetch.telling import parse_said, printable
 
 __all__ = ["HttpFetcher"]
 
@@ -151,8 +152,9 @@ class HttpFetcher:
         raise error_for_status(
             answer.status,
             where=url,
-            detail=_printable(detail),
+            detail=_reason_given(detail),
             retry_after=seconds,
+            said=parse_said(detail),
         )
 
 
@@ -248,9 +250,9 @@ def _reason(error: Exception) -> str:
     return text.rpartition("object at 0x")[2].partition(": ")[2] or text
 
 
-def _printable(data: bytes) -> str:
+def _reason_given(data: bytes) -> str:
     """The reason a server gives: the `error` of a JSON answer, or its text."""
     text = data.decode("utf-8", "replace")
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = msgspec.json.decode(data, type=_Reason).error
-    return "".join(sign if sign.isprintable() else " " for sign in text)[:500].strip()
+    return printable(text)

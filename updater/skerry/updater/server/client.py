@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from skerry.devices.errors import (
-    ExitCode,
-    GateError,
-    InputError,
-    SkerryError,
-    TrustError,
-    UnavailableError,
-)
+from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import replacing
-from skerry.updater.fetch import BusyError, HttpFetcher, RefusedError, fetch_bytes
+from skerry.updater.fetch import HttpFetcher, fetch_bytes, plainly
 from skerry.updater.sealing import Parcel
 
 __all__ = ["FleetClient"]
 
 _ANSWER_BYTES = 64 << 20
-_KINDS: dict[int, type[SkerryError]] = {
-    ExitCode.BAD_INPUT: InputError,
-    ExitCode.GATE_FAILED: GateError,
-    ExitCode.TRUST_REFUSED: TrustError,
-    ExitCode.UNAVAILABLE: UnavailableError,
-}
-
-
-class _Refusal(msgspec.Struct, frozen=True):
-    """How the server says no."""
-
-    problem: str
-    exit_code: int
-    where: str | None = None
-    remedy: str | None = None
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """Raise what the server said as the error that it was there."""
-    try:
-        yield
-    except (RefusedError, BusyError) as error:
-        _, brace, rest = error.problem.partition("{")
-        try:
-            said = msgspec.json.decode(brace + rest, type=_Refusal)
-        except (msgspec.DecodeError, RecursionError):
-            raise error from None
-        kind = _KINDS.get(said.exit_code, SkerryError)
-        raise kind(said.problem, where=said.where, remedy=said.remedy) from error
 
 
 class FleetClient:
@@ -74,15 +35,15 @@ class FleetClient:
         self._http = HttpFetcher(authorize=lambda: f"Bearer {token}", ca=ca)
 
     def get(self, path: str) -> dict[str, Any]:
-        """What `GET {path}` answers; errors as `HttpFetcher.open`."""
-        with _told_plainly():
+        """What `GET {path}` answers; errors as `HttpFetcher.open`, told `plainly`."""
+        with plainly():
             return self._parsed(fetch_bytes(self._http, self._url + path, _ANSWER_BYTES))
 
     def post(self, path: str, body: object = None) -> dict[str, Any]:
-        """What `POST {path}` answers; errors as `HttpFetcher.send`."""
+        """What `POST {path}` answers; errors as `HttpFetcher.send`, told `plainly`."""
         data = msgspec.json.encode({} if body is None else body)
         url = self._url + path
-        with _told_plainly():
+        with plainly():
             return self._parsed(
                 self._http.send(
                     "POST", url, data, content_type="application/json", max_bytes=_ANSWER_BYTES
@@ -98,7 +59,7 @@ class FleetClient:
         url = self._url + path
         file.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _told_plainly(),
+            plainly(),
             self._http.open(url, max_bytes=parcel.size) as body,
             replacing(file) as out,
         ):

@@ -18,7 +18,7 @@ from skerry.devices.clock import SystemClock
 from skerry.devices.errors import InputError
 from skerry.devices.ids import ReleaseId
 from skerry.devices.output import Output, human_bytes, table
-from skerry.updater.fetch import HttpFetcher
+from skerry.updater.fetch import HttpFetcher, plainly
 from skerry.updater.repository.commands.asking import (
     confirm,
     offer_passphrase,
@@ -149,7 +149,7 @@ def _publish(args: argparse.Namespace, output: Output) -> int:
     token = _token(args.token_file)
     http = HttpFetcher(authorize=lambda: f"Bearer {token}", ca_file=args.ca_file)
     try:
-        with output.progress("publishing") as progress:
+        with plainly(), output.progress("publishing") as progress:
             done = publish(
                 repository, args.server, http, everything=args.everything, tell=progress.advance
             )
