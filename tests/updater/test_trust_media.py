@@ -134,6 +134,15 @@ def test_what_is_not_on_the_stick_is_refused_for_good(tmp_path: Path) -> None:
         with pytest.raises(RefusedError) as caught:
             fetch_bytes(fetcher, url, 10)
         assert caught.value.status == 404
+        assert "is not on the medium" in str(caught.value)
+
+
+def test_a_medium_that_is_empty_or_not_there_is_said_to_be(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(RefusedError, match="holds no medium") as caught:
+            fetch_bytes(FolderFetcher(root), f"{MEDIA_URL}/image/timestamp.json", 10)
+        assert (caught.value.status, caught.value.where) == (404, str(root))
+        assert "server" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["/../secret", "/a/../../secret", "/link/secret"])

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from tuf.api.metadata import Snapshot, Timestamp
 
-from skerry.devices.errors import BundleError, InputError, TrustError
+from skerry.devices.digest import digest_file
+from skerry.devices.errors import BundleError, InputError, TrustError, UnavailableError
 from skerry.devices.files import confined, write_atomically
 from skerry.devices.ids import DeviceId
 from skerry.runtime.bundle.reader import Bundle
@@ -64,8 +65,29 @@ class Medium:
         return folder / "blobs" / "sha256" / parcel.name
 
     def missing(self, folder: Path) -> list[Parcel]:
-        """The blobs that are not there yet."""
-        return [one for one in self.parcels if not _is_there(self.place(folder, one), one.size)]
+        """The blobs that are not there, or damaged.
+
+        A plain blob is hashed. Of a sealed one the length alone can be judged without its key.
+        """
+        return [one for one in self.parcels if not _is_there(self.place(folder, one), one)]
+
+    def make_folders(self, folder: Path) -> None:
+        """Make the folders for all that belongs to it.
+
+        Raises:
+            InputError: a name would leave the folder.
+            UnavailableError: one cannot be made.
+        """
+        files = [confined(folder, name) for name in self.files]
+        for path in sorted({path.parent for path in files} | {folder / "blobs" / "sha256"}):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UnavailableError(
+                    f"cannot make the folder: {error.strerror}",
+                    where=path,
+                    remedy="check that the medium is there, is a folder, and can be written",
+                ) from error
 
     def write(self, folder: Path) -> None:
         """Write everything but the blobs.
@@ -74,10 +96,9 @@ class Medium:
             InputError: a name would leave the folder.
             UnavailableError: the medium cannot be written.
         """
+        self.make_folders(folder)
         for name, data in self.files.items():
-            path = confined(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+            write_atomically(confined(folder, name), data)
 
 
 class _Wire(msgspec.Struct, frozen=True):
@@ -177,8 +198,10 @@ def _must(read: Callable[[str], bytes | None], name: str) -> bytes:
     return data
 
 
-def _is_there(path: Path, size: int) -> bool:
+def _is_there(path: Path, parcel: Parcel) -> bool:
     try:
-        return path.stat().st_size == size
+        if path.stat().st_size != parcel.size:
+            return False
+        return bool(parcel.key) or digest_file(path) == parcel.blob
     except OSError:
         return False

@@ -14,7 +14,7 @@ __all__ = ["write_stick"]
 
 
 def write_stick(client: FleetClient, devices: Sequence[str], folder: Path, output: Output) -> int:
-    """Write what `devices` are assigned now to `folder`; blobs that are there already stay.
+    """Write what `devices` are assigned now to `folder`; blobs that are there and whole stay.
 
     Raises:
         SkerryError: as `FleetClient.get` and `save`, and where the folder cannot be written.
@@ -23,6 +23,7 @@ def write_stick(client: FleetClient, devices: Sequence[str], folder: Path, outpu
     with output.progress("writing the medium") as progress:
         for device in devices:
             medium = Medium.parse(client.get(f"/v1/media/{quote(device, safe='')}"))
+            medium.make_folders(folder)
             for parcel in medium.missing(folder):
                 place = medium.place(folder, parcel)
                 client.save(f"/v1/blobs/sha256/{parcel.name}", place, parcel)

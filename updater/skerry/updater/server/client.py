@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from skerry.devices.errors import InputError, UnavailableError
+from skerry.devices.errors import DigestMismatch, InputError, UnavailableError
 from skerry.devices.files import replacing
 from skerry.updater.fetch import HttpFetcher, fetch_bytes, plainly
 from skerry.updater.sealing import Parcel
@@ -51,23 +52,33 @@ class FleetClient:
             )
 
     def save(self, path: str, file: Path, parcel: Parcel) -> None:
-        """Write the blob that `GET {path}` answers to `file`; what it holds is a device's to judge.
+        """Write the blob that `GET {path}` answers to `file`, in a folder that is there.
+
+        What a sealed one holds is a device's to judge: it is not opened here.
 
         Raises:
-            UnavailableError: it is shorter than it must be. Others as `HttpFetcher.open`.
+            UnavailableError: it is shorter than it must be, or cannot be written.
+            DigestMismatch: a plain one is not what it must be; nothing is kept.
+            Others as `get`.
         """
         url = self._url + path
-        file.parent.mkdir(parents=True, exist_ok=True)
         with (
             plainly(),
             self._http.open(url, max_bytes=parcel.size) as body,
             replacing(file) as out,
         ):
-            size = 0
+            size, state = 0, hashlib.sha256()
             for chunk in body:
                 size += out.write(chunk)
+                state.update(chunk)
             if size != parcel.size:
                 raise UnavailableError(f"ended after {size} of {parcel.size} bytes", where=url)
+            if not parcel.key and state.hexdigest() != parcel.blob.digest.hex:
+                raise DigestMismatch(
+                    f"is not the blob {parcel.blob.digest.short}…",
+                    where=url,
+                    remedy="try again; if it stays so, publish it anew with --everything",
+                )
 
     def rollout(
         self, rollout_id: str, verb: Literal["", "start", "pause", "resume", "abort"] = ""

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from skerry.devices.errors import InputError
 from skerry.devices.files import confined
-from skerry.updater.fetch import Body, BusyError, error_for_status, too_long
+from skerry.updater.fetch import Body, BusyError, RefusedError, too_long
 
 __all__ = ["MEDIA_URL", "FolderFetcher"]
 
@@ -44,18 +44,34 @@ class FolderFetcher:
         try:
             size = path.stat().st_size
             if not path.is_file():
-                raise error_for_status(404, where=path)
+                raise self._absent(path)
             if size > max_bytes:
                 raise too_long(str(path), max_bytes)
             if start and start >= size:
-                raise error_for_status(416, where=path)
+                raise RefusedError(f"ends before byte {start}", status=416, where=path)
             with path.open("rb") as file:
                 file.seek(start)
                 yield _FileBody(file, path, start, max_bytes)
         except FileNotFoundError as error:
-            raise error_for_status(404, where=path) from error
+            raise self._absent(path) from error
         except OSError as error:
             raise BusyError(f"cannot be read: {error.strerror}", where=path) from error
+
+    def _absent(self, path: Path) -> RefusedError:
+        """As a server's 404: who asks goes by the status."""
+        if not (self._root / "image").is_dir():
+            return RefusedError(
+                "holds no medium",
+                status=404,
+                where=self._root,
+                remedy="is it plugged in and mounted there? `skerry fleet media` writes one",
+            )
+        return RefusedError(
+            "is not on the medium",
+            status=404,
+            where=path,
+            remedy="write the medium anew for this device with `skerry fleet media`",
+        )
 
     def _path(self, url: str) -> Path:
         name = url.removeprefix(MEDIA_URL).lstrip("/")
