@@ -68,6 +68,10 @@ class Harbour:
                 PublishedRelease(str(r.id), r.version, manifest, r.manifest.size, self.clock.now())
             )
 
+    def withdraw(self, counter: int) -> None:
+        self.stage.withdraw(f"digits/{counter}")
+        self.stage.publish()
+
     def enrol(self, *names: str, profile: str = "{}") -> None:
         now = self.clock.now()
         for name in names:

@@ -18,7 +18,7 @@ from skerry.updater.repository import (
     OnlinePublic,
     Release,
 )
-from skerry.updater.repository.releases import target_of
+from skerry.updater.repository.releases import target_of, withdrawn
 from skerry.updater.trust import TrustedClient
 
 SERVER = "https://fleet.example"
@@ -65,6 +65,12 @@ class Stage:
         for one in releases:
             target = target_of(one)
             targets.targets[target.path] = target
+        self.operator.sign_targets(targets)
+
+    def withdraw(self, release_id: str) -> None:
+        """Take a release out of the operator's targets."""
+        targets = self.operator.next_targets()
+        withdrawn(targets, ReleaseId.parse(release_id))
         self.operator.sign_targets(targets)
 
     def publish(self) -> list[Release]:

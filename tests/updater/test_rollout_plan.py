@@ -117,6 +117,19 @@ def test_a_failure_that_was_seen_is_not_counted_again() -> None:
     assert kinds(plan(again, FLEET, NOW)) == [Stop]
 
 
+def test_another_canary_takes_the_place_of_one_that_failed_and_was_forgiven() -> None:
+    forgiven = rollout(at("dev-1", "failed"), forgiven=("dev-1",))
+    (chosen,) = plan(forgiven, FLEET, NOW)
+    assert isinstance(chosen, Choose) and chosen.device != "dev-1"
+
+
+def test_after_a_named_canary_that_was_forgiven_comes_the_next_stage() -> None:
+    stages = (Stage("canary", devices=("dev-1",)), Stage("rest", percent=100))
+    policy = Policy(on_failure="pause", stages=stages)
+    forgiven = rollout(at("dev-1", "failed"), policy=policy, forgiven=("dev-1",))
+    assert plan(forgiven, FLEET, NOW) == (Step(1),)
+
+
 def test_tolerated_failures_that_leave_too_few_successes_stop_the_rollout() -> None:
     policy = Policy(max_failures=2, success_percent=80, stages=(Stage("all", percent=100),))
     states = ["succeeded"] * 7 + ["failed"] * 2 + ["updating"]

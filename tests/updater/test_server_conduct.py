@@ -195,3 +195,38 @@ def test_an_event_about_another_release_changes_nothing(harbour: Harbour) -> Non
     harbour.settle()
     assert {a.state for a in harbour.rollout(rollout).assignments} == {"assigned"}
     assert harbour.store.rollouts.unapplied(10) == []
+
+
+def test_a_withdrawn_release_holds_no_other_rollout_up(harbour: Harbour) -> None:
+    stuck = harbour.start(2, ALL, "a")
+    harbour.withdraw(2)
+    other = harbour.start(3, ALL, "b")
+    harbour.settle()
+    found = harbour.rollout(stuck)
+    assert (found.state, found.reason) == ("paused", "digits/2: is no longer published")
+    assert harbour.assigned() == {"a": 0, "b": 3, "c": 0}
+    with pytest.raises(InputError, match="no longer published"):
+        harbour.conductor.change(stuck, "resume")
+    harbour.commit("b", 3)
+    harbour.settle()
+    assert harbour.rollout(other).state == "done"
+
+
+def test_a_way_back_that_was_withdrawn_holds_no_other_rollout_up(harbour: Harbour) -> None:
+    rollout = harbour.start(2, msgspec.structs.replace(ALL, fallback="digits/3"), "a", "b")
+    harbour.settle()
+    harbour.commit("a", 2)
+    harbour.withdraw(3)
+    harbour.fail("b", 2)
+    harbour.start(1, ALL, "c")
+    harbour.settle()
+    found = harbour.rollout(rollout)
+    assert (found.state, found.reverted_by) == ("aborted", "")
+    assert "digits/3" in found.reason
+    assert harbour.assigned()["c"] == 1
+
+
+def test_a_revoked_device_is_no_canary(harbour: Harbour) -> None:
+    harbour.store.registry.revoke("c", harbour.clock.now())
+    with pytest.raises(InputError, match="not in the fleet: c"):
+        harbour.start(1, Policy(stages=(Step("canary", devices=("c",)),)))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,12 @@ class Api:
         return self.identity.assertion(DeviceId(self.device), self.harbour.fleet.url, now)
 
     def __call__(
-        self, method: str, path: str, body: bytes = b"", token: str = "", **headers: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | Callable[[], bytes] = b"",
+        token: str = "",
+        **headers: str,
     ) -> tuple[int, bytes]:
         route, _, query = path.partition("?")
         words = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
@@ -81,7 +87,8 @@ class Api:
         status, parts = 0, []
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            sent = body() if callable(body) else body
+            return {"type": "http.request", "body": sent, "more_body": False}
 
         async def send(message: Any) -> None:
             nonlocal status
@@ -274,3 +281,21 @@ def _with_limits(fleet: Any, **limits: int) -> Any:
     from dataclasses import replace
 
     return replace(fleet, limits=replace(fleet.limits, **limits))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/releases"),
+        ("POST", "/v1/rollouts"),
+        ("POST", "/v1/claims"),
+        ("PUT", f"/v1/keys/{'0' * 32}"),
+        ("POST", "/v1/devices/dev-1/capture"),
+    ],
+)
+def test_nothing_is_read_from_whoever_may_not_call(api: Api, method: str, path: str) -> None:
+    def body() -> bytes:
+        raise AssertionError("the body was read")
+
+    for token in ("", "sko_somebody", _VIEWER):
+        assert api(method, path, body, token)[0] in (401, 403)

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +164,15 @@ def test_a_fleet_lives_in_postgresql(tmp_path: Path) -> None:
         assert not (fleet.home / "fleet.db").exists()
         device.stop()
         assert fleet.stop() == 0, fleet.log()
+
+
+def test_one_server_runs_on_a_home(fleet: FleetProcess) -> None:
+    before = (fleet.home / "server.json").read_bytes()
+    command = [sys.executable, "-m", "skerry.cli.main", "fleet", "serve", "--home", fleet.home]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5
+    assert "another server runs in this home" in done.stderr
+    assert (fleet.home / "server.json").read_bytes() == before
 
 
 def test_a_claim_lets_in_one_device_once(fleet: FleetProcess, tmp_path: Path) -> None:

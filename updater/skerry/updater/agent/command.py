@@ -162,7 +162,7 @@ def _update(args: argparse.Namespace, output: Output) -> int:
     from threading import Event
 
     from skerry.devices.errors import ExitCode
-    from skerry.updater.agent.lock import exclusive, is_held
+    from skerry.devices.lock import exclusive, is_held
     from skerry.updater.agent.media import ask_for
 
     if is_held(args.home / "agent.lock"):

@@ -20,9 +20,9 @@ from skerry.devices.enrolment import (
 from skerry.devices.errors import InputError, TrustError, UnavailableError
 from skerry.devices.files import write_atomically
 from skerry.devices.ids import DeviceId
+from skerry.devices.lock import exclusive
 from skerry.devices.output import Output
 from skerry.devices.probe import probe
-from skerry.updater.agent.lock import exclusive
 from skerry.updater.fetch import HttpFetcher, plainly
 from skerry.updater.trust.device import TrustedClient
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from skerry.devices.clock import Clock, SystemClock
 from skerry.devices.enrolment import SERVER_CA, AgentSettings
 from skerry.devices.identity import Identity
+from skerry.devices.lock import exclusive
 from skerry.devices.probe import probe
 from skerry.runtime.prepare import RuntimeOptions
 from skerry.runtime.room import SwapLimits
@@ -29,7 +30,6 @@ from skerry.telemetry.uplink import Uplink
 from skerry.updater.agent.boot import mend, serve
 from skerry.updater.agent.capturing import Capturing
 from skerry.updater.agent.health import Latencies
-from skerry.updater.agent.lock import exclusive
 from skerry.updater.agent.log import Log
 from skerry.updater.agent.media import take_asked, update_from
 from skerry.updater.agent.parts import AgentLimits, Observers, Parts, runnable

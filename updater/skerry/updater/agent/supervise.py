@@ -21,7 +21,7 @@ from threading import Event, Lock, Thread, Timer
 
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import write_atomically
-from skerry.updater.agent.lock import exclusive
+from skerry.devices.lock import exclusive
 from skerry.updater.agent.log import Log
 
 __all__ = ["SuperviseLimits", "bind", "die_with_parent", "on_signals", "supervise"]

@@ -149,9 +149,14 @@ def _choices(
         free = [d for d in free if d.device in named]
         room = len(free)
     else:
-        # A late device keeps its offer, but another one is asked in its place. The total is of
-        # what the fleet is now, and counts devices that were chosen and have left it since.
-        held = sum(a.state not in ("late", "withdrawn") for a in known)
+        # A late device keeps its offer, but another one is asked in its place, as for one that
+        # failed and was forgiven. The total is of what the fleet is now, and counts devices that
+        # were chosen and have left it since.
+        held = sum(
+            a.state not in ("late", "withdrawn")
+            and not (a.state == "failed" and a.device in rollout.forgiven)
+            for a in known
+        )
         total = len(taken | {d.device for d in pool})
         room = rollout.policy.stages[stage].reach(total) - held
     if rollout.policy.max_in_flight is not None:
@@ -175,6 +180,8 @@ def _progress(
     succeeded = [a for a in counted if a.state == "succeeded"]
     open_ = sum(a.state in _OPEN for a in counted)
     judged = sum(a.state != "failed" or a.device not in rollout.forgiven for a in counted)
+    if counted and not judged and rollout.stage + 1 < len(policy.stages):
+        return Step(rollout.stage + 1)  # all that it could ask have failed, and were forgiven
     share = 100 * len(succeeded) / judged if judged > 0 else 0.0
     if not succeeded or len(succeeded) < min(policy.min_successes, judged):
         return Wait(f"{stage.name}: {_waiting(open_, 'no device has committed yet')}")

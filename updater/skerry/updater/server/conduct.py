@@ -100,7 +100,7 @@ class Conductor:
                 "is not published", where=release, remedy=f"publish it first; there is {names}"
             )
         check_fallback(release, policy.fallback, known)
-        enrolled = {d.id for d in self._fleet.store.registry.devices()}
+        enrolled = {d.id for d in self._fleet.store.registry.devices() if not d.revoked_at}
         named = {*targets, *(d for stage in policy.stages for d in stage.devices)}
         if strangers := sorted(named - enrolled):
             raise InputError(
@@ -115,13 +115,15 @@ class Conductor:
 
         Raises:
             LookupError: there is no such rollout.
-            InputError: it cannot be done in its state.
+            InputError: it cannot be done in its state, or its release is no longer published.
         """
         with self._lock:
             rollout = self._fleet.store.rollouts.get(rollout_id)
             if rollout is None:
                 raise LookupError(f"no rollout {rollout_id[:32]!r}")
             after = _replace(rollout, state=rollout_after(rollout.state, verb), reason="")
+            if verb in ("start", "resume"):
+                self._release(rollout.release)
             if verb == "start":
                 after = _replace(after, started_at=self._fleet.clock.now())
             if verb == "resume":
@@ -167,9 +169,26 @@ class Conductor:
                 now = self._fleet.store.rollouts.get(rollout.id) or rollout
                 able = [d for d in devices if self._runs_on(now.release, d)]
                 facts = facts_of(now, able, totals, rollouts, self._manifest(now.release))
-                for action in plan(now, facts, self._fleet.clock.now()):
-                    moved = self._do(now.id, action) or moved
+                try:
+                    for action in plan(now, facts, self._fleet.clock.now()):
+                        moved = self._do(now.id, action) or moved
+                except InputError as error:
+                    self._stuck(now.id, str(error))
         return moved
+
+    def _stuck(self, rollout_id: str, reason: str) -> None:
+        """A rollout cannot do what is due, as its release or its way back was withdrawn.
+
+        It says so, and pauses if it runs; the others go on.
+        """
+        rollout = self._fleet.store.rollouts.get(rollout_id)
+        if rollout is None or rollout.reason == reason:
+            return
+        _LOG.warning("rollout %s: %s", rollout_id, reason)
+        if rollout.state == "running":
+            self._end(rollout, "pause", reason)
+        else:
+            self._fleet.store.rollouts.save(_replace(rollout, reason=reason), was=rollout.state)
 
     def _apply_events(self) -> bool:
         events = self._fleet.store.rollouts.unapplied(self._fleet.limits.event_batch)

@@ -23,6 +23,7 @@ class ServerLimits:
 
     Attributes:
         json_bytes: longest body of an ordinary call.
+        body_seconds: how long any body but a blob's may take to arrive.
         release_bytes: longest body of a publication (metadata in base64).
         blob_bytes: largest blob.
         reserve_bytes: what uploads leave free on the disk.
@@ -46,6 +47,7 @@ class ServerLimits:
     """
 
     json_bytes: int = 1 << 20
+    body_seconds: float = 60.0
     release_bytes: int = 32 << 20
     blob_bytes: int = 8 << 30
     reserve_bytes: int = 64 << 20

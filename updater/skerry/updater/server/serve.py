@@ -22,6 +22,7 @@ from skerry.devices.enrolment import MqttAddress
 from skerry.devices.errors import InputError, UnavailableError
 from skerry.devices.files import write_atomically
 from skerry.devices.ids import TenantId
+from skerry.devices.lock import exclusive
 from skerry.telemetry.embedded import EmbeddedBroker
 from skerry.updater.repository import DirectorRepository, ImageRepository
 from skerry.updater.server.doorman import Doorman
@@ -118,20 +119,22 @@ def serve(
 
     Raises:
         InputError: no fleet lives in `home`, or it would be reached from elsewhere without TLS.
-        UnavailableError: an address cannot be had.
+        UnavailableError: an address cannot be had, or another server runs on `home`.
     """
     clock, tls = clock or SystemClock(), tls or TlsChoice()
-    last, names = _last_ports(home), _names(http, mqtt, url)
+    names = _names(http, mqtt, url)
     home.settings()
     secured = tls.open(home, names, clock)
     for listen in (http, mqtt):
         check_reach(listen.host, secured, plain=tls.plain)
     context = None if secured is None else secured.context()
     with ExitStack() as stack:
+        stack.enter_context(exclusive(home.path / "server.lock", "server"))
         store = home.open_store()
         stack.callback(store.close)
         # The broker remembers nobody of an earlier run; whoever connects says so.
         store.registry.all_offline()
+        last = _last_ports(home)
         listener = stack.enter_context(_listener(http, last.http))
         address = listener.getsockname()
         tenant = home.settings().tenant

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
 import msgspec
 from fastapi import HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from skerry.devices.errors import InputError, TrustError
 from skerry.devices.ids import DeviceId
@@ -73,17 +76,33 @@ def is_device_id(text: str) -> bool:
     return True
 
 
-def limited_body(limit: Callable[[Fleet], int]) -> Callable[[Request], Awaitable[bytes]]:
-    """A dependency that reads the body, or answers 413 before it has read too much."""
+def limited_body(
+    limit: Callable[[Fleet], int], who: Callable[[Request], object] | None = None
+) -> Callable[[Request], Awaitable[bytes]]:
+    """A dependency that reads the body, or answers 413 before it has read too much, 408 after too
+    long.
+
+    Args:
+        limit: the longest body in bytes.
+        who: raises where the caller may not call; asked before anything is read.
+    """
 
     async def read(request: Request) -> bytes:
-        most = limit(fleet_of(request))
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise HTTPException(413, f"a body of at most {most} bytes, please")
-            parts.append(part)
+        fleet = fleet_of(request)
+        if who is not None:
+            await run_in_threadpool(who, request)
+        most, parts, size = limit(fleet), [], 0
+        try:
+            async with asyncio.timeout(fleet.limits.body_seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most:
+                        raise HTTPException(413, f"a body of at most {most} bytes, please")
+                    parts.append(part)
+        except TimeoutError as error:
+            raise HTTPException(408, "the body did not arrive in time") from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the body was not sent to its end") from error
         return b"".join(parts)
 
     return read

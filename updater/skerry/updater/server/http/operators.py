@@ -40,8 +40,8 @@ from skerry.updater.server.view import device_views
 __all__ = ["ClaimRequest", "Publication", "router"]
 
 router = APIRouter(prefix="/v1")
-_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes))
-_RELEASE = Depends(limited_body(lambda fleet: fleet.limits.release_bytes))
+_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes, operator_of))
+_RELEASE = Depends(limited_body(lambda fleet: fleet.limits.release_bytes, operator_of))
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from skerry.updater.server.view import RolloutView, rollout_view
 __all__ = ["RolloutRequest", "rollout_views", "router"]
 
 router = APIRouter(prefix="/v1/rollouts")
-_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes))
+_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes, operator_of))
 
 
 class RolloutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

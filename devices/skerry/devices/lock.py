@@ -1,4 +1,4 @@
-"""One agent to a home."""
+"""One process to a home."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ __all__ = ["exclusive", "is_held"]
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, who: str = "agent") -> Iterator[None]:
     """Hold the lock file `path` while the block runs. It ends with the process, however that ends.
+
+    Args:
+        who: what holds it, for people.
 
     Raises:
         UnavailableError: another process holds it, or it cannot be made.
@@ -25,7 +28,7 @@ def exclusive(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UnavailableError(f"cannot open: {error.strerror}", where=path) from error
     try:
-        _take(handle, path)
+        _take(handle, path, who)
         yield
     finally:
         os.close(handle)
@@ -40,10 +43,10 @@ def is_held(path: Path) -> bool:
         return True
 
 
-def _take(handle: int, path: Path) -> None:
+def _take(handle: int, path: Path, who: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UnavailableError(
-            "another agent runs in this home", where=path, remedy="stop it first"
+            f"another {who} runs in this home", where=path, remedy="stop it first"
         ) from error
