@@ -39,8 +39,8 @@ def is_held(path: Path) -> bool:
     try:
         with exclusive(path):
             return False
-    except UnavailableError:
-        return True
+    except UnavailableError as error:
+        return isinstance(error.__cause__, BlockingIOError)
 
 
 def _take(handle: int, path: Path, who: str) -> None:
