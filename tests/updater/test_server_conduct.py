@@ -230,3 +230,12 @@ def test_a_revoked_device_is_no_canary(harbour: Harbour) -> None:
     harbour.store.registry.revoke("c", harbour.clock.now())
     with pytest.raises(InputError, match="not in the fleet: c"):
         harbour.start(1, Policy(stages=(Step("canary", devices=("c",)),)))
+
+
+def test_a_clock_that_was_set_back_does_not_make_a_newer_rollout_older(harbour: Harbour) -> None:
+    harbour.clock.jump(86_400)
+    harbour.deliver(1, "a", "b", "c")
+    harbour.clock.jump(-86_400)
+    harbour.start(2, ALL, "a")
+    harbour.settle()
+    assert harbour.assigned() == {"a": 2, "b": 1, "c": 1}

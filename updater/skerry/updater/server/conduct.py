@@ -51,6 +51,7 @@ from skerry.updater.server.records import Device
 __all__ = ["Conductor"]
 
 _LOG = logging.getLogger(__name__)
+_STEP_S = 1e-3
 _replace = msgspec.structs.replace
 
 
@@ -125,7 +126,7 @@ class Conductor:
             if verb in ("start", "resume"):
                 self._release(rollout.release)
             if verb == "start":
-                after = _replace(after, started_at=self._fleet.clock.now())
+                after = _replace(after, started_at=self._next_start())
             if verb == "resume":
                 failed = (a.device for a in rollout.assignments if a.state == "failed")
                 after = _replace(after, forgiven=tuple(sorted({*rollout.forgiven, *failed})))
@@ -135,6 +136,11 @@ class Conductor:
                 self._supersede(after, ("running", "paused"))
         self.stir()
         return after
+
+    def _next_start(self) -> float:
+        """Now, and later than every start before: a clock that ran ahead once was set back."""
+        last = max((r.started_at for r in self._fleet.store.rollouts.all()), default=0.0)
+        return max(self._fleet.clock.now(), last + _STEP_S)
 
     def _supersede(self, newer: Rollout, states: Sequence[str]) -> None:
         """End the rollouts in `states` whose devices `newer` takes over.
