@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,21 +14,25 @@ __all__ = ["exclusive", "is_held"]
 
 
 @contextmanager
-def exclusive(path: Path, who: str = "agent") -> Iterator[None]:
+def exclusive(
+    path: Path, who: str = "agent", wait: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold the lock file `path` while the block runs. It ends with the process, however that ends.
 
     Args:
         who: what holds it, for people.
+        wait: told if another process holds it; it is waited for then, instead of refusing. A
+            block within a block waits for ever.
 
     Raises:
-        UnavailableError: another process holds it, or it cannot be made.
+        UnavailableError: another process holds it, or it cannot be made or locked.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UnavailableError(f"cannot open: {error.strerror}", where=path) from error
     try:
-        _take(handle, path, who)
+        _take(handle, path, who, wait)
         yield
     finally:
         os.close(handle)
@@ -43,10 +47,16 @@ def is_held(path: Path) -> bool:
         return isinstance(error.__cause__, BlockingIOError)
 
 
-def _take(handle: int, path: Path, who: str) -> None:
+def _take(handle: int, path: Path, who: str, wait: Callable[[], None] | None) -> None:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UnavailableError(
-            f"another {who} runs in this home", where=path, remedy="stop it first"
-        ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if wait is None:
+                raise UnavailableError(
+                    f"another {who} runs in this home", where=path, remedy="stop it first"
+                ) from error
+            wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UnavailableError(f"cannot be locked: {error.strerror}", where=path) from error

@@ -122,14 +122,13 @@ def serve(
         UnavailableError: an address cannot be had, or another server runs on `home`.
     """
     clock, tls = clock or SystemClock(), tls or TlsChoice()
-    names = _names(http, mqtt, url)
     home.settings()
-    secured = tls.open(home, names, clock)
-    for listen in (http, mqtt):
-        check_reach(listen.host, secured, plain=tls.plain)
-    context = None if secured is None else secured.context()
     with ExitStack() as stack:
         stack.enter_context(exclusive(home.path / "server.lock", "server"))
+        secured = tls.open(home, _names(http, mqtt, url), clock)
+        for listen in (http, mqtt):
+            check_reach(listen.host, secured, plain=tls.plain)
+        context = None if secured is None else secured.context()
         store = home.open_store()
         stack.callback(store.close)
         # The broker remembers nobody of an earlier run; whoever connects says so.
@@ -144,8 +143,7 @@ def serve(
         stack.callback(broker.stop)
         scheme = "http" if secured is None else "https"
         base = (url or f"{scheme}://{_shown(http.host)}:{address[1]}").rstrip("/")
-        own = MqttAddress(_reachable(mqtt.host), broker.port, tls=secured is not None)
-        at = broker_at or own
+        at = broker_at or MqttAddress(_reachable(mqtt.host), broker.port, tls=secured is not None)
         ca = "" if secured is None else secured.ca
         fleet = _fleet(home, store, clock, base, at, ca, limits or ServerLimits())
         doorman.fleet = fleet
