@@ -2,11 +2,12 @@
 
     python hw-bench/plans/delta_cost.py --without-large | --only-large --out FILE
 
-Synthetic weights, seeded: normally distributed, moved by a tenth of their spread; the cost does not
-depend on what they mean. Each step runs in a process of its own, whose peak memory is read at its
-end (VmHWM, which begins anew with the program; ru_maxrss keeps that of the process that started
-it). bsdiff4 makes its patch of the first model in a process of its own as well. One thread computes
-while another hashes and writes, so that `mb_per_s` is with two cores and `mb_per_cpu_s` with one.
+Synthetic weights, seeded: normally distributed, moved by a tenth of their spread, half of it alike
+for the nine places of a kernel, as training moves them; the cost does not depend on what they mean.
+Each step runs in a process of its own, whose peak memory is read at its end (VmHWM, which begins
+anew with the program; ru_maxrss keeps that of the process that started it). bsdiff4 makes its patch
+of the first model in a process of its own as well. One thread computes while another hashes and
+writes, so that `mb_per_s` is with two cores and `mb_per_cpu_s` with one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _RESULT = Path(__file__).parent.parent / "results" / "delta_cost.json"
 _SHAPE = (512, 512, 3, 3)
 _ELEMENTS = 512 * 512 * 9
 _SMALL = (("int8", 10), ("float16", 5), ("float32", 3))
+_MOVED = 0.1 * 0.5**0.5
 _REPEATS = 3
 _STEPS = {
     "create": ("from skerry.updater.delta import create", "create(old, new, patch)"),
@@ -68,7 +70,10 @@ def write_pair(folder: Path, kind: str, tensors: int) -> tuple[Path, Path]:
             file.write(struct.pack("<Q", len(encoded)) + encoded)
         for _ in range(tensors):
             weights = draw.standard_normal(_ELEMENTS, np.float32)
-            moved = weights + 0.1 * draw.standard_normal(_ELEMENTS, np.float32)
+            moved = weights + _MOVED * (
+                np.repeat(draw.standard_normal(_ELEMENTS // 9, np.float32), 9)
+                + draw.standard_normal(_ELEMENTS, np.float32)
+            )
             for file, values in ((old, weights), (new, moved)):
                 if kind == "int8":
                     values = np.clip(np.rint(values * 32), -127, 127)

@@ -10,11 +10,13 @@ import math
 import struct
 from itertools import permutations
 from math import isqrt
+from typing import NamedTuple
 
 from backports import zstd
 
 _SIZES = (1, 2, 4, 2, 2, 4)
 _MANTISSA = (0, 0, 0, 10, 7, 23)
+_LARGEST = (0, 0, 0, 30, 254, 254)
 _FIRST_LEVEL = (0, 0, 20, 30, 240, 260)
 _KINDS = {0x10: "base", 0x11: "empty", 0x12: "same", 0x14: "alone"}
 _KINDS |= {0x2E: "base", 0x2A: "same", 0x26: "alone", 0x2F: "chain"}
@@ -185,6 +187,11 @@ def _geometric(level):
     return _geometric_known[level]
 
 
+def tensors(stream, shapes):
+    """The new bytes of tensors of these shapes and old bytes."""
+    return _Tensors(_Bytes(stream), shapes).decode()
+
+
 class _Tensors:
     def __init__(self, p, shapes):
         self.lanes = 1 << p.take(1)[0]
@@ -252,10 +259,10 @@ class _Tensors:
             values.append(_signed(-m if negative else m, 32))
         return values
 
-    def side(self, k, count):
+    def side(self, k, count, together=256):
         found = []
         while len(found) < count:
-            found += self.block([8 * (64 + k)] * min(256, count - len(found)))
+            found += self.block([8 * (64 + k)] * min(together, count - len(found)))
         return found
 
     def decode(self):
@@ -270,8 +277,17 @@ class _Tensors:
             sizes = [s[1][axis] if m & bit else 0 for s, m in zip(shapes, modes, strict=True)]
             values = iter(self.side(k, sum(sizes)))
             parts.append([[next(values) for _ in range(n)] for n in sizes])
-        guides = iter(self.side(5, sum(m >> 5 for m in modes)))
-        guides = [i - next(guides) if m >> 5 else None for i, m in enumerate(modes)]
+        guided = [m >> 5 & 1 for m in modes]
+        guides = iter(self.side(5, sum(guided)))
+        guides = [i - next(guides) if g else None for i, g in enumerate(guided)]
+        kernels = [s[1][0] * s[1][1] if m & 128 else 0 for s, m in zip(shapes, modes, strict=True)]
+        values = iter(self.side(7, sum(kernels)))
+        parts.append([[next(values) for _ in range(n)] for n in kernels])
+        befores = [
+            _before(*s[1][:2]) if m & 128 else [] for s, m in zip(shapes, modes, strict=True)
+        ]
+        values = iter(self.side(8, sum(len(other) for b in befores for other in b)))
+        parts.append([[[(o, next(values)) for o in others] for others in b] for b in befores])
         out = {}
         for i in sorted(range(len(shapes)), key=lambda i: guides[i] is not None):
             shape, old = self.shapes[i]
@@ -309,11 +325,14 @@ class _Tensors:
             return reference
         return found ^ (2 * sign - 1) if found & sign else found | sign
 
-    def tensor(self, shape, old, mode, level, row_levels, column_levels, ratios, guide):
+    def tensor(
+        self, shape, old, mode, level, row_levels, column_levels, ratios, planes, before, guide
+    ):
         element, (height, width, rows, columns), old_order, new_order = shape
-        size, sizes = _SIZES[element], (height, width, rows, columns)
+        size, sizes, f = _SIZES[element], (height, width, rows, columns), _MANTISSA[element]
         limit, sign = 1 << 8 * size, 1 << 8 * size - 1
-        made, near = bytearray(len(old)), {}
+        cells, predicted = mode & (16 | 64), mode & 128
+        made, near, moved = bytearray(len(old)), {}, {}
 
         def place(order, where):
             at = 0
@@ -330,15 +349,16 @@ class _Tensors:
                         where = (plane // width, plane % width, r, c)
                         at = place(old_order, where)
                         bits = int.from_bytes(old[at : at + size], "little")
-                        index = level + 16
-                        index += row_levels[r] if row_levels else 0
-                        index += column_levels[c] if column_levels else 0
-                        expected = index - 16
+                        expected = level
+                        expected += row_levels[r] if row_levels else 0
+                        expected += column_levels[c] if column_levels else 0
+                        added = planes[plane] if predicted else 0
+                        index = 16 + expected + added
                         reference = bits
-                        if _MANTISSA[element]:
+                        if f:
                             reference = bits ^ (limit - 1) if bits & sign else bits | sign
-                            exponent = max(1, (bits & sign - 1) >> _MANTISSA[element])
-                            index -= 0 if mode & 8 and not mode & 16 else 2 * exponent
+                            exponent = max(1, (bits & sign - 1) >> f)
+                            index -= 0 if mode & 8 and not cells else 2 * exponent
                         if guide or (ratios and element in (3, 5)):
                             gain = None
                             if guide:
@@ -346,85 +366,152 @@ class _Tensors:
                                 gain = [int.from_bytes(h[g : g + size], "little") for h, g in found]
                             ratio = ratios[r] if ratios else None
                             reference = self.scaled(element, bits, reference, ratio, gain)
-                        unit = start = None
-                        if mode & 16:
-                            unit = min(max((expected >> 1) - 3, 0), 253)
-                            start = _cell(_pattern(reference), unit)
-                            if -4 <= start < 4:
-                                unit = None
-                            else:
-                                index = expected - 2 - 2 * unit + 16
-                        index = min(max(index, 0), 63)
-                        scale = (isqrt(1 << 124 - index) >> 30) + 1 >> 1
-                        pulls = []
-                        if plane % width:
-                            pulls.append(near[plane - 1, r, c])
-                        if plane >= width:
-                            pulls.append(near[plane - width, r, c])
+                        rest, pulls = 0, []
                         if ratios and element == 0:
                             exact = (bits - 256 * (bits > 127)) * (1024 + ratios[r])
                             whole = (exact + 512) >> 10
-                            pulls.append((exact - 1024 * whole) * scale >> 30)
+                            rest = exact - 1024 * whole
                             reference = min(max(whole, -128), 127)
+                        ahead = whole = wide = 0
+                        if predicted:
+                            ahead = sum(k * moved[o, r, c] for o, k in before[plane])
+                        unit = start = None
+                        if cells:
+                            unit = min(max((expected >> 1) - 3, 0), _LARGEST[element] - 1)
+                            pattern = _pattern(reference, sign)
+                            start, p = _cell(pattern, unit, f, sign), pattern & sign - 1
+                            e = max(p >> f, 1) - 1
+                            if mode & 16:
+                                if -4 <= start < 4:
+                                    unit = None
+                                else:
+                                    index = 14 + expected - 2 * unit
+                            elif p == 0 or p >> f <= unit - f - 9:
+                                unit, index = None, 14 + expected + added - 2 * e
+                            else:
+                                index = 14 + expected + added - 2 * max(unit, e)
+                                wide = min(max(unit, e) - unit, 15)
+                                whole = (ahead + (512 << wide)) >> 10 + wide
+                        elif predicted:
+                            whole = (ahead + rest + 512) >> 10
+                        index = min(max(index, 0), 63)
+                        scale = (isqrt(1 << 124 - index) >> 30) + 1 >> 1
+                        if not predicted:
+                            if plane % width:
+                                pulls.append(near[plane - 1, r, c])
+                            if plane >= width:
+                                pulls.append(near[plane - width, r, c])
+                        if element == 0 and (ratios or predicted):
+                            pulls.append((ahead + rest - 1024 * whole) * scale >> 30)
                         pull = sum(pulls)
                         b = sum(n <= abs(pull) for n in (2, 6, 11, 19, 31, 51))
                         context = 8 * index + (b if pulls else 7)
-                        todo.append((context, pull < 0, reference, scale, where, unit, start))
-                values = self.block([entry[0] for entry in todo])
+                        todo.append(
+                            _Todo(
+                                where,
+                                context,
+                                pull < 0,
+                                reference,
+                                scale,
+                                whole,
+                                rest,
+                                wide,
+                                unit,
+                                start,
+                            )
+                        )
+                values = self.block([entry.context for entry in todo])
                 values = [
-                    _signed(-v, 32) if turned else v
-                    for v, (_, turned, *_) in zip(values, todo, strict=True)
+                    _signed(-v, 32) if entry.turned else v
+                    for v, entry in zip(values, todo, strict=True)
                 ]
-                cells = [
-                    None if unit is None else _signed(start + v, 32)
-                    for v, (*_, unit, start) in zip(values, todo, strict=True)
+                new = [
+                    None if entry.unit is None else _signed(entry.start + entry.whole + v, 32)
+                    for v, entry in zip(values, todo, strict=True)
                 ]
-                units = [entry[5] for entry in todo]
-                deep = [c in (0, -1) and u > 23 for c, u in zip(cells, units, strict=True)]
-                depths = iter(self.side(6, sum(deep)))
+                deep = [c in (0, -1) and entry.unit > f for c, entry in zip(new, todo, strict=True)]
+                depths = iter(self.side(6, sum(deep), 256 if mode & 16 else 65536))
                 depths = [next(depths) if d else 0 for d in deep]
-                for v, entry, cell, depth in zip(values, todo, cells, depths, strict=True):
-                    _, _, reference, scale, where, unit, _ = entry
-                    found = (reference + v) % limit
-                    if _MANTISSA[element]:
+                for v, entry, cell, depth in zip(values, todo, new, depths, strict=True):
+                    plane_row_column = plane, entry.where[2], entry.where[3]
+                    total = v if cells else v + entry.whole
+                    found = (entry.reference + total) % limit
+                    if f:
                         found = found ^ sign if found & sign else found ^ (limit - 1)
+                    far = _signed(16 * total - (entry.rest >> 6), 16)
+                    if cells:
+                        far = 0
                     if cell is not None:
-                        found = self.float_in(cell, unit, depth)
-                    at = place(new_order, where)
+                        found = self.float_in(cell, entry.unit, depth, element)
+                        far = _confined(cell - entry.start, 1 << 11) << 4 + entry.wide
+                        far = _confined(far, (1 << 15) - 1)
+                    moved[plane_row_column] = far
+                    at = place(new_order, entry.where)
                     made[at : at + size] = found.to_bytes(size, "little")
-                    bounded = min(max(v, -(1 << 28)), 1 << 28)
-                    near[plane, where[2], where[3]] = min(max(bounded * scale >> 20, -127), 127)
+                    bounded = _confined(v, 1 << 28)
+                    near[plane_row_column] = _confined(bounded * entry.scale >> 20, 127)
         return bytes(made)
 
-    def float_in(self, cell, unit, depth):
+    def float_in(self, cell, unit, depth, element):
+        f, sign = _MANTISSA[element], 1 << 8 * _SIZES[element] - 1
         distance = ~cell if cell < 0 else cell
-        if distance >= 1 << 23:
-            pattern = distance + (unit << 23)
+        if distance >= 1 << f:
+            pattern = distance + (unit << f)
         elif distance:
-            shift = min(unit, 24 - distance.bit_length())
-            pattern = (distance << shift) + ((unit - shift) << 23) + self.bits(min(shift, 23))
-        elif unit > 23:
-            assert 0 <= unit - 23 - depth <= 253
-            pattern = ((unit - 23 - depth) << 23) + self.bits(23)
+            shift = min(unit, f + 1 - distance.bit_length())
+            pattern = (distance << shift) + ((unit - shift) << f) + self.bits(min(shift, f))
+        elif unit > f:
+            assert 0 <= unit - f - depth <= _LARGEST[element] - 1
+            pattern = ((unit - f - depth) << f) + self.bits(f)
         else:
             pattern = self.bits(unit)
-        assert pattern < 1 << 31
-        return pattern | 1 << 31 if cell < 0 else pattern
+        assert pattern < sign
+        return pattern | sign if cell < 0 else pattern
+
+
+class _Todo(NamedTuple):
+    where: tuple
+    context: int
+    turned: bool
+    reference: int
+    scale: int
+    whole: int
+    rest: int
+    wide: int
+    unit: int | None
+    start: int | None
+
+
+def _before(height, width):
+    steps = ((0, -1), (-1, -1), (-1, 0), (-1, 1))
+    return [
+        [
+            (y + down) * width + x + right
+            for down, right in steps
+            if y + down >= 0 and 0 <= x + right < width
+        ]
+        for y in range(height)
+        for x in range(width)
+    ]
+
+
+def _confined(value, most):
+    return min(max(value, -most), most)
 
 
 def _signed(value, bits):
     return (value + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)
 
 
-def _pattern(ordered):
-    return ordered ^ (1 << 31) if ordered >> 31 else ordered ^ (1 << 32) - 1
+def _pattern(ordered, sign):
+    return ordered ^ sign if ordered & sign else ordered ^ (2 * sign - 1)
 
 
-def _cell(bits, unit):
-    pattern = bits & (1 << 31) - 1
-    exponent = max(pattern >> 23, 1) - 1
+def _cell(bits, unit, f, sign):
+    pattern = bits & sign - 1
+    exponent = max(pattern >> f, 1) - 1
     if unit > exponent:
-        cell = (pattern - (exponent << 23)) >> unit - exponent
+        cell = (pattern - (exponent << f)) >> unit - exponent
     else:
-        cell = pattern - (unit << 23)
-    return ~cell if bits >> 31 else cell
+        cell = pattern - (unit << f)
+    return ~cell if bits & sign else cell

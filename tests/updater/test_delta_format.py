@@ -13,6 +13,12 @@ from safetensors.numpy import save
 
 from skerry.devices.errors import BundleError, SkerryError
 from skerry.updater.delta import Limits, apply, create
+from skerry.updater.delta.geometry import Element, Geometry
+from skerry.updater.delta.prediction import neighbours
+from skerry.updater.delta.rans import Decoder, Encoder
+from skerry.updater.delta.sides import Expectation, code_side
+from skerry.updater.delta.tensors import code_tensors
+from skerry.updater.delta.wire import varint
 from updater import delta_reference, fuzz_delta
 
 _GOLDEN = Path(__file__).parent.parent / "golden"
@@ -116,6 +122,95 @@ def test_any_two_versions_of_a_model_lead_to_one_another(pair: tuple[bytes, byte
         apply(old, patch, made)
         assert made.read_bytes() == pair[1]
         assert delta_reference.decode(pair[0], patch.read_bytes()) == pair[1]
+
+
+_LEVELS = {
+    Element.INT8: (-8, 12),
+    Element.FLOAT16: (-4, 70),
+    Element.BFLOAT16: (200, 520),
+    Element.FLOAT32: (200, 520),
+}
+
+
+def _numbers(draw: st.DrawFn, low: int, high: int, count: int) -> np.ndarray:
+    return np.array(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)), "i4")
+
+
+@st.composite
+def _told(draw: st.DrawFn) -> tuple[Geometry, bytes, bytes, Expectation]:
+    """A tensor before and after, of any bits, and an expectation that may be far from any good."""
+    element = draw(st.sampled_from(list(_LEVELS)))
+    height, width, rows, columns = (draw(st.integers(1, 3)) for _ in range(4))
+    geometry = Geometry(element, (height, width, rows, columns))
+    old = draw(st.binary(min_size=geometry.length, max_size=geometry.length))
+    new = bytearray(old)
+    for at in draw(st.lists(st.integers(0, len(old) - 1), max_size=40)):
+        new[at] ^= draw(st.integers(1, 255))
+    cells = element is not Element.INT8 and draw(st.booleans())
+    predicted = height * width > 1 and (cells or element is Element.INT8) and draw(st.booleans())
+    before = sum(map(len, neighbours(height, width)))
+    low, high = _LEVELS[element]
+    told = Expectation(
+        draw(st.integers(low, high)),
+        _numbers(draw, -30, 30, rows) if draw(st.booleans()) else None,
+        _numbers(draw, -30, 30, columns) if draw(st.booleans()) else None,
+        _numbers(draw, -400, 400, rows) if element.ratio_bits and draw(st.booleans()) else None,
+        relative=element is not Element.INT8 and not cells and draw(st.booleans()),
+        cells=cells,
+        planes=_numbers(draw, -20, 20, height * width) if predicted else None,
+        coefficients=_numbers(draw, -1024, 1024, before) if predicted else None,
+    )
+    return geometry, old, bytes(new), told
+
+
+@settings(max_examples=200, deadline=None)
+@given(_told())
+def test_whatever_is_expected_of_a_tensor_it_comes_back(
+    entry: tuple[Geometry, bytes, bytes, Expectation],
+) -> None:
+    geometry, old, new, told = entry
+    coder, given = Encoder(), [(told, geometry.canonical(new))]
+    for _ in code_tensors(coder, [geometry], lambda _: old, given):
+        pass
+    states, words, raw = coder.finish(4)
+    decoder = Decoder(states, words, raw)
+    ((_, made),) = code_tensors(decoder, [geometry], lambda _: old)
+    decoder.end()
+    assert made.tobytes() == new
+    parts = states.astype("<u4").tobytes(), varint(len(words)), words.astype("<u2").tobytes(), raw
+    shape = (int(geometry.element), geometry.sizes, (0, 1, 2, 3), (0, 1, 2, 3))
+    assert delta_reference.tensors(b"\x02" + b"".join(parts), [(shape, old)]) == [new]
+
+
+_ONE = np.ones(1, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("element", "planes", "told"),
+    [
+        (Element.INT8, 1, Expectation(0, cells=True)),
+        (Element.FLOAT16, 1, Expectation(0, cells=True, first_cells=True)),
+        (Element.FLOAT16, 1, Expectation(0, guide=1)),
+        (Element.FLOAT32, 2, Expectation(0, planes=_ONE.repeat(2), coefficients=_ONE)),
+        (Element.INT16, 2, Expectation(0, planes=_ONE.repeat(2), coefficients=_ONE)),
+        (Element.INT8, 1, Expectation(0, planes=_ONE, coefficients=_ONE)),
+        (Element.INT8, 2, Expectation(0, planes=_ONE.repeat(2), coefficients=1025 * _ONE)),
+        (Element.INT8, 2, Expectation(0, planes=4097 * _ONE.repeat(2), coefficients=_ONE)),
+    ],
+)
+def test_no_tensor_is_told_in_a_way_it_cannot_be(
+    element: Element, planes: int, told: Expectation
+) -> None:
+    geometry = Geometry(element, (1, planes, 2, 2))
+    coder = Encoder()
+    code_side(coder, 0, 1, [told.mode])
+    code_side(coder, 1, 1, [0])
+    for which, part in ((5, [told.guide]), (7, told.planes), (8, told.coefficients)):
+        if part is not None and any(part):
+            code_side(coder, which, len(part), part)
+    decoder = Decoder(*coder.finish(1))
+    with pytest.raises(BundleError):
+        list(code_tensors(decoder, [geometry], lambda _: bytes(geometry.length)))
 
 
 def test_limits_are_kept(tmp_path: Path) -> None:

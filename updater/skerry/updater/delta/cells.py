@@ -9,141 +9,143 @@ all weights; what is left, the place of the float in its cell, is as good as uni
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from skerry.devices.errors import BundleError
-from skerry.updater.delta.geometry import Unsigned
+from skerry.updater.delta.geometry import Element, Unsigned
 from skerry.updater.delta.sides import DEPTHS, code_side
 from skerry.updater.delta.values import Coder
 
-__all__ = ["cell_of", "code_places", "near_zero", "places", "units", "widths"]
+__all__ = ["Cells", "Located", "near_zero"]
 
 _Integers = NDArray[np.int32]
-_FRACTION, _SIGN = np.int32(23), np.int32(-(1 << 31))
-_MOST_UNIT = 253
+_Flags = NDArray[np.bool_]
 _LEVEL_OF_UNIT = 3
 _NEAR_CELLS = 4
+_TINY_OCTAVES = 8
 
 
-def units(levels: _Integers) -> _Integers:
-    """The binary logarithm of each cell's width: an eighth to a quarter of what is expected.
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where floats lie on the line.
 
-    Args:
-        levels: how large a difference is expected, in half octaves.
+    Attributes:
+        cell: 0 is the first one above zero, −1 the first one below.
+        exponent: how wide a unit of each float's last place is, as `Cells.unit` is told.
+        tiny: which floats are zero, or so close to it that they lie deep in the cell next to it.
     """
-    unit: _Integers = np.clip((levels >> 1) - _LEVEL_OF_UNIT, 0, _MOST_UNIT)
-    return unit
+
+    cell: _Integers
+    exponent: _Integers
+    tiny: _Flags
 
 
-def near_zero(cell: _Integers) -> NDArray[np.bool_]:
-    """Which cells are one of the four on either side of zero."""
-    found: NDArray[np.bool_] = (cell >= -_NEAR_CELLS) & (cell < _NEAR_CELLS)
-    return found
+class Cells:
+    """The line of numbers of a float type, cut into cells.
 
-
-def cell_of(bits: Unsigned, unit: _Integers) -> _Integers:
-    """Each float's cell: 0 is the first one above zero, −1 the first one below."""
-    pattern = bits.view(np.int32)
-    negative = pattern >> 31
-    pattern = pattern & ~_SIGN
-    exponent = pattern >> _FRACTION
-    np.maximum(exponent, 1, out=exponent)
-    exponent -= 1
-    shift = unit - exponent
-    cell = np.where(shift > 0, exponent, unit)
-    cell <<= _FRACTION
-    np.subtract(pattern, cell, out=cell)
-    np.clip(shift, 0, 31, out=shift)
-    cell >>= shift
-    cell ^= negative
-    return cell
-
-
-def widths(cell: _Integers, unit: _Integers) -> _Integers:
-    """How many bits tell the floats of each cell apart, once its depth is known."""
-    width = (_FRACTION + 1) - _bit_length(cell)
-    np.minimum(width, unit, out=width)
-    np.clip(width, 0, _FRACTION, out=width)
-    return width
-
-
-def places(bits: Unsigned, cell: _Integers, unit: _Integers) -> tuple[_Integers, _Integers]:
-    """Where in its cell each float lies.
-
-    Returns:
-        For the cells next to zero how many octaves below the cell's end, else 0; and the bits that
-        remain, as many as `widths` says.
+    Attributes:
+        unit: the binary logarithm of the width of each element's cells: an eighth to a quarter of
+            what is expected.
     """
-    pattern = bits.view(np.int32) & ~_SIGN
-    depth = np.where(_deep(cell, unit), unit - _FRACTION - (pattern >> _FRACTION), 0)
-    return depth, pattern & ((np.int32(1) << widths(cell, unit)) - np.int32(1))
 
+    def __init__(self, element: Element, levels: _Integers) -> None:
+        """Cut the line.
 
-def code_places(
-    coder: Coder,
-    cell: _Integers,
-    unit: _Integers,
-    apart: NDArray[np.bool_],
-    given: Unsigned | None,
-) -> Unsigned:
-    """Code where in their cells the new floats lie, but for those `apart`.
+        Args:
+            element: the floats' type.
+            levels: how large a difference is expected, in half octaves.
+        """
+        self._element, self._fraction = element, element.mantissa_bits
+        self._most_unit = element.exponents - 3
+        self._mask = np.int32((1 << 8 * element.bytes - 1) - 1)
+        self.unit: _Integers = np.clip((levels >> 1) - _LEVEL_OF_UNIT, 0, self._most_unit)
+        self._below = np.maximum(self.unit - (self._fraction + _TINY_OCTAVES) << self._fraction, 1)
+        self._octaves = self.unit - self._fraction
 
-    Args:
-        coder: an `Encoder`, or a `Decoder`.
-        cell: of the new floats.
-        unit: of each cell.
-        apart: which floats are not told like this; what stands for them means nothing.
-        given: for an `Encoder`: the bit patterns of the new floats.
+    def locate(self, bits: Unsigned) -> Located:
+        """Where the floats of these bit patterns lie."""
+        signed = bits.view(f"<i{self._element.bytes}").astype(np.int32, copy=False)
+        pattern = signed & self._mask
+        exponent = pattern >> self._fraction
+        np.maximum(exponent, 1, out=exponent)
+        exponent -= 1
+        cell = np.minimum(exponent, self.unit)
+        cell <<= self._fraction
+        np.subtract(pattern, cell, out=cell)
+        shift = self.unit - exponent
+        np.maximum(shift, 0, out=shift)
+        np.minimum(shift, 31, out=shift)
+        cell >>= shift
+        cell ^= signed >> 31
+        return Located(cell, exponent, pattern < self._below)
 
-    Raises:
-        BundleError: a cell or a depth lies beyond the range of floats.
-    """
-    depth, place = np.zeros_like(cell), None
-    if given is not None:
-        depth, place = places(given, cell, unit)
-    deep = (_deep(cell, unit) & ~apart).nonzero()
-    depth[deep] = code_side(coder, DEPTHS, len(deep[0]), None if given is None else depth[deep])
-    width = np.where(apart, 0, widths(cell, unit)).ravel()
-    found = coder.raw(width, None if place is None else np.where(apart, 0, place).ravel())
-    if given is not None:
-        return given
-    return _float_in(cell, unit, np.where(apart, 0, depth), found.reshape(cell.shape))
+    def code_places(
+        self,
+        coder: Coder,
+        cell: _Integers,
+        apart: NDArray[np.intp],
+        given: Unsigned | None,
+        block: int,
+    ) -> Unsigned:
+        """Code where in their cells the new floats lie, but for those `apart`.
 
+        Args:
+            coder: an `Encoder`, or a `Decoder`.
+            cell: of the new floats.
+            apart: which of the floats, counted through, are not told like this; what stands for
+                them means nothing.
+            given: for an `Encoder`: the bit patterns of the new floats.
+            block: how many depths are coded together at most.
 
-def _float_in(cell: _Integers, unit: _Integers, depth: _Integers, place: _Integers) -> Unsigned:
-    """The bit patterns of the floats at these places."""
-    negative = cell >> 31
-    positive = cell ^ negative
-    shift = (_FRACTION + 1) - _bit_length(cell)
-    np.minimum(shift, unit, out=shift)
-    np.maximum(shift, 0, out=shift)
-    exponent = unit - shift
-    pattern = (positive << shift).view(np.uint32)
-    pattern += exponent.view(np.uint32) << np.uint32(_FRACTION)
-    deep = (positive == 0).nonzero()
-    if len(deep[0]):
-        octave = np.where(unit[deep] > _FRACTION, unit[deep] - _FRACTION - depth[deep], 0)
-        if ((octave < 0) | (octave > _MOST_UNIT)).any():
+        Raises:
+            BundleError: a cell or a depth lies beyond the range of floats.
+        """
+        distance = cell ^ (cell >> 31)
+        shift = (self._fraction + 1) - self._bit_length(distance)
+        np.minimum(shift, self.unit, out=shift)
+        np.maximum(shift, 0, out=shift)
+        width = np.minimum(shift, self._fraction)
+        width.ravel()[apart] = 0
+        next_to_zero = distance == 0
+        next_to_zero.ravel()[apart] = False
+        octaves, deep = self._octaves.ravel(), np.flatnonzero(next_to_zero)
+        deep = deep[octaves[deep] > 0]
+        told = place = None
+        if given is not None:
+            pattern = given.view(f"<i{self._element.bytes}").astype(np.int32) & self._mask
+            told = octaves[deep] - (pattern.ravel()[deep] >> self._fraction)
+            place = (pattern & ((np.int32(1) << width) - np.int32(1))).ravel()
+        depth = code_side(coder, DEPTHS, len(deep), told, block)
+        found = coder.raw(width.ravel(), place)
+        if given is not None:
+            return given
+        octave = octaves[deep] - depth
+        if ((octave < 0) | (octave > self._most_unit)).any():
             raise BundleError("a float lies deeper than its cell")
-        pattern[deep] = octave.astype(np.uint32) << np.uint32(_FRACTION)
-    pattern += place.view(np.uint32)
-    if (pattern.view(np.int32) < 0).any():
-        raise BundleError("a float lies beyond its type's range")
-    pattern |= (negative & _SIGN).view(np.uint32)
-    return pattern
+        made = distance << shift
+        np.subtract(self.unit, shift, out=shift)
+        shift <<= self._fraction
+        made += shift
+        made.ravel()[deep] = octave << self._fraction
+        made += found.reshape(made.shape)
+        if (made & ~self._mask).any():
+            raise BundleError("a float lies beyond its type's range")
+        made |= (cell >> 31) & ~self._mask
+        return made.view(np.uint32).astype(self._element.dtype, copy=False)
+
+    def _bit_length(self, distance: _Integers) -> _Integers:
+        """Of the distance from zero as far as the fraction's bits and one; 0 next to zero."""
+        near = np.minimum(distance, 1 << self._fraction + 1).astype(np.float32).view(np.int32)
+        near >>= 23
+        near -= 126
+        np.maximum(near, 0, out=near)
+        return near
 
 
-def _deep(cell: _Integers, unit: _Integers) -> NDArray[np.bool_]:
-    """Which cells lie next to zero and hold more than one octave."""
-    found: NDArray[np.bool_] = ((cell == 0) | (cell == -1)) & (unit > _FRACTION)
+def near_zero(cell: _Integers) -> _Flags:
+    """Which cells are one of the four on either side of zero."""
+    found: _Flags = (cell >= -_NEAR_CELLS) & (cell < _NEAR_CELLS)
     return found
-
-
-def _bit_length(cell: _Integers) -> _Integers:
-    """Of the distance from zero as far as 2^24; 0 for the cells next to it."""
-    positive: _Integers = np.minimum(cell ^ (cell >> 31), 1 << 24).astype(np.float32).view(np.int32)
-    positive >>= 23
-    positive -= 126
-    np.maximum(positive, 0, out=positive)
-    return positive

@@ -48,6 +48,11 @@ class Element(IntEnum):
         return (0, 0, 0, 10, 7, 23)[self]
 
     @property
+    def exponents(self) -> int:
+        """How many exponents a float's bits can tell; 1 for an integer."""
+        return (1, 1, 1, 32, 256, 256)[self]
+
+    @property
     def ratio_bits(self) -> int:
         """How finely a ratio is told: in 2^−ratio_bits; 0 where there are none."""
         return (10, 0, 0, 14, 0, 22)[self]
@@ -111,6 +116,11 @@ class Geometry:
     def length(self) -> int:
         """Bytes in either file."""
         return prod(self.sizes) * self.element.bytes
+
+    @property
+    def planes(self) -> int:
+        """How many places a kernel has."""
+        return self.sizes[0] * self.sizes[1]
 
     def canonical(self, data: bytes | memoryview, *, new: bool = False) -> Unsigned:
         """The elements' bits as they lie in a file → [planes, rows, columns]."""

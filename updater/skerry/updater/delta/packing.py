@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skerry.updater.delta.changes import Change
 from skerry.updater.delta.codec import pack, sized
-from skerry.updater.delta.expecting import Change, expectations
+from skerry.updater.delta.expecting import expectations
 from skerry.updater.delta.geometry import Geometry
 from skerry.updater.delta.program import Kind, Operation, encode_program
 from skerry.updater.delta.rans import Encoder
