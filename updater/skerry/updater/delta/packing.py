@@ -21,6 +21,9 @@ __all__ = ["pack_copy", "pack_program", "pack_whole", "quick_size"]
 _MOST_LANES_LOG = 12
 _QUICK_LEVEL = 1
 _LANE_BYTES = 1 << 17
+# Copies and sums that are folded into literals, where these are few: of at most how many bytes.
+_FOLDS = ((0, 0), (2, 0), (8, 128))
+_FOLDED_BYTES = 1 << 18
 # What share of a stream its lanes' states may be, by its bits: many lanes are decoded faster.
 _LANE_SHARES = ((4e6, 1 / 160), (8e6, 2 / 160))
 _LARGE_SHARE = 3 / 160
@@ -57,8 +60,46 @@ def pack_program(operations: Sequence[Operation], base: memoryview, data: memory
         base: the whole base.
         data: the segment's bytes.
     """
-    literal, difference, at = bytearray(), bytearray(), 0
+    literals = sum(op.length for op in operations if op.kind in (Kind.LITERAL, Kind.ADD))
+    folds = _FOLDS if literals <= _FOLDED_BYTES else _FOLDS[:1]
+    told = (_told(_folded(operations, *fold), base, data) for fold in folds)
     tensors: list[tuple[Geometry, int, memoryview]] = []
+    at = 0
+    for operation in operations:
+        if operation.geometry is not None:
+            piece = data[at : at + operation.length]
+            tensors.append((operation.geometry, operation.base, piece))
+        at += operation.length
+    return b"".join(
+        [
+            bytes([Method.PROGRAM, 0]),
+            min(told, key=len),
+            _tensor_stream(tensors, base) if tensors else b"",
+        ]
+    )
+
+
+def _folded(operations: Sequence[Operation], copied: int, added: int) -> Sequence[Operation]:
+    """Operations without copies and sums of at most so many bytes: what they made is literal.
+
+    A seek there and a seek back cost more than a few bytes that repeat.
+    """
+    most = {Kind.COPY: copied, Kind.ADD: added}
+    found: list[Operation] = []
+    for operation in operations:
+        if operation.length <= most.get(operation.kind, 0):
+            operation = Operation(Kind.LITERAL, operation.length)
+        if found and found[-1].kind == operation.kind == Kind.LITERAL:
+            length = found[-1].length + operation.length
+            found[-1] = Operation(Kind.LITERAL, length)
+        else:
+            found.append(operation)
+    return found
+
+
+def _told(operations: Sequence[Operation], base: memoryview, data: memoryview) -> bytes:
+    """A program, its literals and its differences."""
+    literal, difference, at = bytearray(), bytearray(), 0
     for operation in operations:
         piece = data[at : at + operation.length]
         at += operation.length
@@ -67,18 +108,9 @@ def pack_program(operations: Sequence[Operation], base: memoryview, data: memory
         elif operation.kind == Kind.ADD:
             was = np.frombuffer(base, np.uint8, operation.length, operation.base)
             difference += (np.frombuffer(piece, np.uint8) - was).tobytes()
-        elif operation.geometry is not None:
-            tensors.append((operation.geometry, operation.base, piece))
     program = encode_program(operations)
-    return b"".join(
-        [
-            bytes([Method.PROGRAM, 0]),
-            varint(len(program)) + sized(pack(program)),
-            sized(pack(bytes(literal))),
-            sized(pack(bytes(difference))),
-            _tensor_stream(tensors, base) if tensors else b"",
-        ]
-    )
+    packed = (sized(pack(part)) for part in (program, bytes(literal), bytes(difference)))
+    return varint(len(program)) + b"".join(packed)
 
 
 def _tensor_stream(tensors: Sequence[tuple[Geometry, int, memoryview]], base: memoryview) -> bytes:
