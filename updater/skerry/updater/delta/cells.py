@@ -62,8 +62,6 @@ class Cells:
         self._most_unit = element.exponents - 3
         self._mask = np.int32((1 << 8 * element.bytes - 1) - 1)
         self.unit: _Integers = np.clip((levels >> 1) - _LEVEL_OF_UNIT, 0, self._most_unit)
-        self._below = np.maximum(self.unit - (self._fraction + _TINY_OCTAVES) << self._fraction, 1)
-        self._octaves = self.unit - self._fraction
 
     def locate(self, bits: Unsigned) -> Located:
         """Where the floats of these bit patterns lie."""
@@ -80,7 +78,10 @@ class Cells:
         np.minimum(shift, 31, out=shift)
         cell >>= shift
         cell ^= signed >> 31
-        return Located(cell, exponent, pattern < self._below)
+        np.subtract(self.unit, self._fraction + _TINY_OCTAVES, out=shift)
+        shift <<= self._fraction
+        np.maximum(shift, 1, out=shift)
+        return Located(cell, exponent, pattern < shift)
 
     def code_places(
         self,
@@ -111,18 +112,19 @@ class Cells:
         width.ravel()[apart] = 0
         next_to_zero = distance == 0
         next_to_zero.ravel()[apart] = False
-        octaves, deep = self._octaves.ravel(), np.flatnonzero(next_to_zero)
-        deep = deep[octaves[deep] > 0]
+        deep = np.flatnonzero(next_to_zero)
+        octaves = self.unit.ravel()[deep] - self._fraction
+        deep, octaves = deep[octaves > 0], octaves[octaves > 0]
         told = place = None
         if given is not None:
             pattern = given.view(f"<i{self._element.bytes}").astype(np.int32) & self._mask
-            told = octaves[deep] - (pattern.ravel()[deep] >> self._fraction)
+            told = octaves - (pattern.ravel()[deep] >> self._fraction)
             place = (pattern & ((np.int32(1) << width) - np.int32(1))).ravel()
         depth = code_side(coder, DEPTHS, len(deep), told, block)
         found = coder.raw(width.ravel(), place)
         if given is not None:
             return given
-        octave = octaves[deep] - depth
+        octave = octaves - depth
         if ((octave < 0) | (octave > self._most_unit)).any():
             raise BundleError("a float lies deeper than its cell")
         made = distance << shift

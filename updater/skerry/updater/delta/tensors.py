@@ -21,6 +21,8 @@ from skerry.updater.delta.values import Coder
 
 __all__ = ["Guide", "code_tensors", "referred"]
 
+_KEPT = 1 << 19
+
 _Integers = NDArray[np.int32]
 Guide = tuple[Unsigned, Unsigned]
 """The old and the new elements of a tensor that another one follows."""
@@ -115,10 +117,11 @@ def _code_tensor(
     code = code_cells if expected.cells else code_differences
     step = max(1, BLOCK // columns)
     parts = [slice(top, min(top + step, rows)) for top in range(0, rows, step)]
-    frames = [_frame(element, expected, columns, part) for part in parts]
+    frames = _Frames(element, expected, columns, keep=planes > 1 and rows * columns <= _KEPT)
     for plane in range(planes):
         beside = [plane - 1] * bool(plane % width) + [plane - width] * (plane >= width)
-        for part, (levels, cells) in zip(parts, frames, strict=True):
+        for part in parts:
+            levels, cells = frames.of(part)
             ratios = None if expected.ratios is None else expected.ratios[part]
             follow = None if guide is None else (guide[0][plane, part], guide[1][plane, part])
             block = Block(
@@ -142,17 +145,32 @@ def _code_tensor(
     return made
 
 
-def _frame(
-    element: Element, expected: Expectation, columns: int, part: slice
-) -> tuple[_Integers, Cells | None]:
-    """How large each difference is expected to be, in half octaves, the same of each plane.
+class _Frames:
+    """How large each difference is expected to be, the same of each plane.
 
-    Returns:
-        The levels, and the cells that go with them where a tensor is told as cells.
+    Args:
+        element, expected: of the tensor.
+        columns: of each row.
+        keep: whether to remember it from plane to plane.
     """
-    levels = np.full((part.stop - part.start, columns), expected.level, np.int32)
-    if expected.rows is not None:
-        levels += expected.rows[part, None]
-    if expected.columns is not None:
-        levels += expected.columns
-    return levels, Cells(element, levels) if expected.cells else None
+
+    def __init__(
+        self, element: Element, expected: Expectation, columns: int, *, keep: bool
+    ) -> None:
+        self._element, self._expected, self._columns = element, expected, columns
+        self._kept: dict[int, tuple[_Integers, Cells | None]] | None = {} if keep else None
+
+    def of(self, part: slice) -> tuple[_Integers, Cells | None]:
+        """The levels of some rows in half octaves, and the cells of what is told as cells."""
+        if self._kept is not None and part.start in self._kept:
+            return self._kept[part.start]
+        expected = self._expected
+        levels = np.full((part.stop - part.start, self._columns), expected.level, np.int32)
+        if expected.rows is not None:
+            levels += expected.rows[part, None]
+        if expected.columns is not None:
+            levels += expected.columns
+        found = levels, Cells(self._element, levels) if expected.cells else None
+        if self._kept is not None:
+            self._kept[part.start] = found
+        return found
