@@ -112,8 +112,8 @@ def started(found: Any) -> str:
 
 def updated(found: Any) -> str:
     parts = []
-    for kind in ("int8", "fp32"):
-        ratios = [row["of_best_peer"] for row in found["rows"] if row["pair"].endswith(kind)]
+    for kind in ("int8", "fp16", "fp32"):
+        ratios = [row["of_best_peer"] for row in found["rows"] if kind in row["pair"]]
         parts.append(
             f"{kind} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
