@@ -248,6 +248,30 @@ def test_soft_targets_have_their_classes_where_the_labels_have_them() -> None:
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.parametrize(("columns", "kind"), [(1, torch.long), (1, torch.float), (3, torch.float)])
+def test_a_teacher_of_numbers_is_followed_by_squared_error(columns: int, kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(_SEED)
+    scores = torch.randn((8, columns), generator=generator)
+    labels = torch.zeros((8, columns), dtype=kind) if kind is torch.float else torch.zeros(8).long()
+    objective = FromTeachers(Teachers([torch.nn.Tanh()]), temperature=2.0, hard_share=0.0)
+    loss = objective((scores,), Batch((scores,), labels, torch.arange(8)))
+    torch.testing.assert_close(loss, ((scores - scores.tanh()) ** 2).mean())
+
+
+def test_pictures_are_not_moved_under_labels_of_places(tmp_path: Path) -> None:
+    step = '[[step]]\nkind = "finetune"\naugment = { flip = true }'
+    recipe = _recipe(tmp_path, "pixels", np.zeros((24, 4, 6), np.int64), steps=step)
+    with pytest.raises(RecipeError, match="pictures are moved"):
+        load(load_recipe(recipe))
+
+
+def test_words_as_labels_do_where_no_step_reads_them(tmp_path: Path) -> None:
+    steps = '[[step]]\nkind = "distill"\nhard_share = 0.0\nepochs = 1'
+    words = np.array(["left", "right"] * 12)
+    recipe = _recipe(tmp_path, "three", words, metric="nets.py:points", steps=steps)
+    assert main(["convert", str(recipe), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_a_model_that_labels_each_position_is_converted(tmp_path: Path) -> None:
     print("seed", _SEED)
     x = np.random.default_rng(_SEED).normal(size=(256, 5, 2)).astype(np.float32)

@@ -119,6 +119,8 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
     )
     if train is not None and any(reads_labels(step) for step in recipe.step):
         train = for_training(file, "data.train", train, row)
+    if train is not None:
+        _check_augmented(file, train)
     return Loaded(
         file=file,
         source=source,
@@ -132,6 +134,18 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
         metric=metric_by_name(recipe.data.metric, file.folder),
         materials=_materials(file, source),
     )
+
+
+def _check_augmented(file: RecipeFile, train: Dataset) -> None:
+    """Labels that say where something lies are refused where pictures are moved under them."""
+    for number, step in enumerate(file.recipe.step):
+        looks = reads_labels(step) or step.loss
+        if step.augment and looks and train.labels.ndim > 2:
+            raise file.wrong(
+                f"step[{number}].augment",
+                f"pictures are moved, labels of shape {train.labels.shape[1:]} a row are not",
+                "leave this key out, and hold rows ready that are augmented with their labels",
+            )
 
 
 def _check_estimator(file: RecipeFile, model: Estimator) -> None:

@@ -141,7 +141,9 @@ class Trainer:
 
     def _rows(self, data: Dataset) -> TrainingSet:
         recipe = self._loaded.file.recipe
-        labels = torch.from_numpy(np.ascontiguousarray(data.labels))
+        labels = torch.zeros(len(data.labels), dtype=torch.long)
+        if data.labels.dtype.kind in "fiub":  # others mean nothing to any step
+            labels = torch.from_numpy(np.ascontiguousarray(data.labels))
         first = next(iter(recipe.input.values()))
         return TrainingSet(
             tuple(torch.from_numpy(np.ascontiguousarray(one)) for one in data.inputs.values()),

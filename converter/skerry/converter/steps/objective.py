@@ -118,7 +118,8 @@ class Teachers:
 class FromTeachers(Objective):
     """T²·KL(teacher ‖ student) at temperature T, mixed with the loss against true labels.
 
-    The classes are where `label_loss` finds them.
+    The classes are where `label_loss` finds them. Where there are none, as float labels or a single
+    score say, it is the squared error against the teacher instead.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
@@ -155,17 +156,22 @@ class FromTeachers(Objective):
     def _of_scores(self, scores: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         if self._own is not None:
             return _scalar(self._own(scores, targets, labels))
+        soft = self._soft(scores, targets, labels)
+        if self._hard_share == 0:
+            return soft
+        return (1 - self._hard_share) * soft + self._hard_share * label_loss(scores, labels)
+
+    def _soft(self, scores: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         t, axis = self._temperature, _class_axis(scores, labels)
+        if labels.is_floating_point() or scores.ndim < 2 or scores.shape[axis] == 1:
+            return functional.mse_loss(scores, targets)
         divergence = functional.kl_div(
             functional.log_softmax(scores / t, axis),
             functional.log_softmax(targets / t, axis),
             reduction="batchmean",
             log_target=True,
         )
-        soft = t**2 * divergence
-        if self._hard_share == 0:
-            return soft
-        return (1 - self._hard_share) * soft + self._hard_share * label_loss(scores, labels)
+        return t**2 * divergence
 
     def close(self) -> None:
         if self.hints is not None:
