@@ -260,7 +260,8 @@ def test_a_teacher_of_numbers_is_followed_by_squared_error(columns: int, kind: t
 
 def test_pictures_are_not_moved_under_labels_of_places(tmp_path: Path) -> None:
     step = '[[step]]\nkind = "finetune"\naugment = { flip = true }'
-    recipe = _recipe(tmp_path, "pixels", np.zeros((24, 4, 6), np.int64), steps=step)
+    labels = np.zeros((24, 4, 6), np.int64)
+    recipe = _recipe(tmp_path, "pixels", labels, metric="nets.py:points", steps=step)
     with pytest.raises(RecipeError, match="pictures are moved"):
         load(load_recipe(recipe))
 

@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from fakes.bundles import make_bundle
 from fakes.fetcher import FakeFetcher
 from skerry.devices.digest import Descriptor, Digest
-from skerry.devices.errors import BundleError, DigestMismatch, InputError, TrustError
+from skerry.devices.errors import (
+    BundleError,
+    DigestMismatch,
+    InputError,
+    TrustError,
+    UnavailableError,
+)
 from skerry.devices.identity import Identity
 from skerry.runtime.bundle.reader import Bundle
 from skerry.runtime.runtime import Runtime
@@ -281,6 +287,12 @@ def test_a_sealed_store_keeps_nothing_else(blobs: SealedBlobs, chunks: list[byte
     with pytest.raises(DigestMismatch):
         blobs.put_as(PARCEL, chunks)
     assert list(blobs.digests()) == []
+
+
+def test_what_cannot_be_read_on_the_disk_is_said(blobs: SealedBlobs) -> None:
+    blobs.file(PARCEL).mkdir(parents=True)
+    with pytest.raises(UnavailableError):
+        blobs.open(BLOB.digest)
 
 
 def test_an_engine_runs_what_is_sealed_and_the_disk_shows_nothing(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def test_one_server_runs_on_a_home(fleet: FleetProcess) -> None:
     command = [sys.executable, "-m", "skerry.cli.main", "fleet", "serve", "--home", fleet.home]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 5
-    assert "another server runs in this home" in done.stderr
+    assert fleet.process is not None
+    assert f"another server runs in this home, process {fleet.process.pid}" in done.stderr
     assert (fleet.home / "server.json").read_bytes() == before
 
 
@@ -183,6 +184,21 @@ def test_a_claim_lets_in_one_device_once(fleet: FleetProcess, tmp_path: Path) ->
         PlainDevice(tmp_path / "b", claim, "solo-2")
     with pytest.raises(RefusedError, match="enrolled already"):
         PlainDevice(tmp_path / "c", fleet.client.post("/v1/claims", {}), "solo")
+
+
+def test_a_withdrawn_release_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = FleetProcess(tmp_path).start()
+    fleet.publish(1)
+    assert main(["release", "withdraw", "linear/1", "--repo", str(fleet.repo), "--yes"]) == 0
+    fleet.publish(2)
+    listed = fleet.client.get("/v1/releases")["releases"]
+    assert {r["release"]: r["withdrawn"] for r in listed} == {"linear/1": True, "linear/2": False}
+    capsys.readouterr()
+    token = ["--server", fleet.url, "--token-file", str(fleet.home / "operator.token")]
+    assert main(["fleet", "releases", *token]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("withdrawn")] == ["linear/1"]
+    assert fleet.stop() == 0, fleet.log()
 
 
 def test_a_device_reads_its_own_metadata_and_blobs_and_nothing_else(

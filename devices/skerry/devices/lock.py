@@ -12,6 +12,8 @@ from skerry.devices.errors import UnavailableError
 
 __all__ = ["exclusive", "is_held"]
 
+_PID_BYTES = 20
+
 
 @contextmanager
 def exclusive(
@@ -54,9 +56,19 @@ def _take(handle: int, path: Path, who: str, wait: Callable[[], None] | None) ->
         except BlockingIOError as error:
             if wait is None:
                 raise UnavailableError(
-                    f"another {who} runs in this home", where=path, remedy="stop it first"
+                    f"another {who} runs in this home{_holder(handle)}",
+                    where=path,
+                    remedy="stop it first",
                 ) from error
             wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, b"%d\n" % os.getpid(), 0)
     except OSError as error:
         raise UnavailableError(f"cannot be locked: {error.strerror}", where=path) from error
+
+
+def _holder(handle: int) -> str:
+    """Which process says that it holds the lock, for people."""
+    said = os.pread(handle, _PID_BYTES, 0).strip()
+    return f", process {int(said)}" if said.isdigit() else ""

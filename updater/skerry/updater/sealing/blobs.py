@@ -20,7 +20,7 @@ from typing import BinaryIO
 from skerry.devices.digest import Descriptor, Digest, digest_rest
 from skerry.devices.errors import BundleError, DigestMismatch
 from skerry.devices.files import Disk, RealDisk, replacing
-from skerry.runtime.blobs import FolderBlobs
+from skerry.runtime.blobs import FolderBlobs, reading
 from skerry.updater.sealing.form import seal
 from skerry.updater.sealing.keys import Keys
 from skerry.updater.sealing.parcel import Parcel
@@ -71,7 +71,9 @@ class SealedBlobs:
         file = self._file(digest)
         if file is None:
             raise _missing(digest)
-        return self._plain_of(file.open("rb"), digest, file.suffix[1:])
+        with reading(file):
+            content = file.open("rb")
+        return self._plain_of(content, digest, file.suffix[1:])
 
     def path(self, digest: Digest) -> Path:
         file = self._file(digest)
@@ -211,7 +213,8 @@ class SealedBlobs:
 
     def _file(self, digest: Digest) -> Path | None:
         plain = self._folder / digest.hex
-        return plain if plain.is_file() else next(iter(self._sealed(digest)), None)
+        with reading(plain):
+            return plain if plain.is_file() else next(iter(self._sealed(digest)), None)
 
     def _sealed(self, digest: Digest) -> list[Path]:
         return sorted(self._folder.glob(f"{digest.hex}.*"))

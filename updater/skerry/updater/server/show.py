@@ -49,10 +49,18 @@ def devices(document: Mapping[str, Any]) -> str:
 def releases(document: Mapping[str, Any]) -> str:
     """What is published."""
     rows = [
-        [r["release"], r["version"], r["manifest"][:_SHORT], _when(r["published_at"])]
+        [
+            r["release"],
+            r["version"],
+            r["manifest"][:_SHORT],
+            _when(r["published_at"]),
+            "withdrawn" if r.get("withdrawn") else "",
+        ]
         for r in document["releases"]
     ]
-    return table(["release", "version", "manifest", "published"], rows) if rows else "no release"
+    return (
+        table(["release", "version", "manifest", "published", ""], rows) if rows else "no release"
+    )
 
 
 def events(document: Mapping[str, Any]) -> str:

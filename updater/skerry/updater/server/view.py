@@ -8,14 +8,16 @@ import msgspec
 
 from skerry.telemetry.histogram import Histogram
 from skerry.updater.rollout import Assignment, Policy, Rollout, RolloutState
-from skerry.updater.server.records import Delta, Device, Totals
+from skerry.updater.server.records import Delta, Device, PublishedRelease, Totals
 
 __all__ = [
     "AssignmentView",
     "DeviceView",
+    "ReleaseView",
     "RolloutView",
     "StageView",
     "device_views",
+    "release_views",
     "rollout_view",
 ]
 
@@ -51,6 +53,24 @@ class DeviceView(msgspec.Struct, frozen=True):
     dropped: int
     last_seen: float
     enrolled_at: float
+
+
+class ReleaseView(msgspec.Struct, frozen=True):
+    """One release that was published.
+
+    Attributes:
+        manifest: digest of the bundle's manifest.
+        size: of the manifest, bytes.
+        published_at: seconds since the epoch.
+        withdrawn: whether the newest targets name it no more.
+    """
+
+    release: str
+    version: str
+    manifest: str
+    size: int
+    published_at: float
+    withdrawn: bool
 
 
 class StageView(msgspec.Struct, frozen=True):
@@ -209,3 +229,19 @@ def _stage(index: int, rollout: Rollout, targets: int) -> StageView:
     return StageView(
         stage.name, reach, len(mine), count("succeeded"), count("failed"), count("late")
     )
+
+
+def release_views(
+    published: Iterable[PublishedRelease], listed: Iterable[str]
+) -> list[ReleaseView]:
+    """Releases as operators see them.
+
+    Args:
+        published: ever.
+        listed: those that the newest targets name.
+    """
+    there = set(listed)
+    return [
+        ReleaseView(**msgspec.structs.asdict(r), withdrawn=r.release not in there)
+        for r in published
+    ]

@@ -20,7 +20,7 @@ from skerry.updater.server.admission import hash_token
 from skerry.updater.server.fleet import Fleet
 from skerry.updater.server.http.access import fleet_of, limited_body
 from skerry.updater.server.http.rollouts import rollout_views
-from skerry.updater.server.view import device_views
+from skerry.updater.server.view import device_views, release_views
 
 __all__ = ["Sessions", "router"]
 
@@ -151,7 +151,9 @@ def _data(fleet: Fleet) -> dict[str, object]:
         "devices": [msgspec.structs.asdict(device) for device in devices],
         "rollouts": rollout_views(fleet, shown),
         "more_rollouts": len(rollouts) - len(shown),
-        "releases": store.access.releases(),
+        "releases": release_views(
+            store.access.releases(), [str(release.id) for release in fleet.image.releases()]
+        ),
         "events": store.telemetry.events(_EVENTS_SHOWN),
         "mqtt": fleet.mqtt,
     }

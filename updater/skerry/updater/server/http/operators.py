@@ -35,7 +35,7 @@ from skerry.updater.server.http.access import (
 )
 from skerry.updater.server.http.answers import answer
 from skerry.updater.server.records import Operator, PublishedRelease
-from skerry.updater.server.view import device_views
+from skerry.updater.server.view import device_views, release_views
 
 __all__ = ["ClaimRequest", "Publication", "router"]
 
@@ -201,7 +201,9 @@ def _bundle(fleet: Fleet, release: Release) -> Bundle:
 def _releases(request: Request) -> Response:
     """Every release, newest first."""
     operator_of(request, "viewer")
-    return answer({"releases": fleet_of(request).store.access.releases()})
+    fleet = fleet_of(request)
+    listed = [str(release.id) for release in fleet.image.releases()]
+    return answer({"releases": release_views(fleet.store.access.releases(), listed)})
 
 
 @router.post("/claims")
