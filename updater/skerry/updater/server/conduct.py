@@ -173,9 +173,9 @@ class Conductor:
         with self._lock:
             for rollout in rollouts:
                 now = self._fleet.store.rollouts.get(rollout.id) or rollout
-                able = [d for d in devices if self._runs_on(now.release, d)]
-                facts = facts_of(now, able, totals, rollouts, self._manifest(now.release))
                 try:
+                    able = [d for d in devices if self._runs_on(now.release, d)]
+                    facts = facts_of(now, able, totals, rollouts, self._manifest(now.release))
                     for action in plan(now, facts, self._fleet.clock.now()):
                         moved = self._do(now.id, action) or moved
                 except InputError as error:
