@@ -215,6 +215,16 @@ def test_a_device_is_no_operator_and_an_operator_no_device(api: Api) -> None:
     assert api("GET", "/image/timestamp.json", token=api.assertion())[0] == 200
 
 
+def test_a_device_whose_clock_is_wrong_is_told_what_to_do(tmp_path: Path) -> None:
+    api = Api(tmp_path)
+    token = api.assertion()
+    api.harbour.clock.advance(86_400)
+    status, answer = api("GET", "/image/timestamp.json", token=token)
+    told = json.loads(answer)
+    assert status == 401 and "clock" in told["remedy"]
+    assert told["remedy"] not in told["problem"]
+
+
 def test_metrics_are_for_operators_and_can_be_parsed(api: Api) -> None:
     assert api("GET", "/metrics")[0] == 401
     status, text = api("GET", "/metrics", token=_VIEWER)
@@ -291,6 +301,7 @@ def _with_limits(fleet: Any, **limits: int) -> Any:
         ("POST", "/v1/claims"),
         ("PUT", f"/v1/keys/{'0' * 32}"),
         ("POST", "/v1/devices/dev-1/capture"),
+        ("POST", "/v1/renew"),
     ],
 )
 def test_nothing_is_read_from_whoever_may_not_call(api: Api, method: str, path: str) -> None:
@@ -299,3 +310,7 @@ def test_nothing_is_read_from_whoever_may_not_call(api: Api, method: str, path: 
 
     for token in ("", "sko_somebody", _VIEWER):
         assert api(method, path, body, token)[0] in (401, 403)
+
+
+def test_little_is_read_from_whoever_is_not_known_yet(api: Api) -> None:
+    assert api("POST", "/v1/enrol", b" " * (1 << 16) + b"{}")[0] == 413

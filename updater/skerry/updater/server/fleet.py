@@ -22,6 +22,7 @@ class ServerLimits:
     """What the server takes, keeps and hands out.
 
     Attributes:
+        enrolment_bytes: longest body of whoever is not known yet.
         json_bytes: longest body of an ordinary call.
         body_seconds: how long any body but a blob's may take to arrive.
         release_bytes: longest body of a publication (metadata in base64).
@@ -46,6 +47,7 @@ class ServerLimits:
         drift_seconds: least time between two drift verdicts on one device.
     """
 
+    enrolment_bytes: int = 1 << 16
     json_bytes: int = 1 << 20
     body_seconds: float = 60.0
     release_bytes: int = 32 << 20

@@ -79,7 +79,10 @@ def install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http_error(_: Request, error: HTTPException) -> Response:
-        response = answer_error(error.status_code, str(error.detail))
+        said: SkerryError | str = str(error.detail)
+        if isinstance(error.__cause__, SkerryError) and str(error.__cause__) == said:
+            said = error.__cause__
+        response = answer_error(error.status_code, said)
         response.headers.update(error.headers or {})
         return response
 

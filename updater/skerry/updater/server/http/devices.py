@@ -17,12 +17,13 @@ from skerry.updater.server.http.answers import answer, answer_error
 __all__ = ["router"]
 
 router = APIRouter()
-_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes))
+_ENROLMENT = Depends(limited_body(lambda fleet: fleet.limits.enrolment_bytes))
+_JSON = Depends(limited_body(lambda fleet: fleet.limits.json_bytes, device_of))
 _METADATA = "application/json"
 
 
 @router.post("/v1/enrol")
-def _enrol(request: Request, body: bytes = _JSON) -> Response:
+def _enrol(request: Request, body: bytes = _ENROLMENT) -> Response:
     """Enrol a device by a claim token and a certificate request."""
     try:
         return answer(admit(fleet_of(request), decoded(body, EnrolmentRequest)), 201)
