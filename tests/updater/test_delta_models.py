@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from skerry.devices.errors import InputError
 from skerry.updater.delta import apply, create, stat
 from skerry.updater.delta.formats import find_tensors
 from skerry.updater.delta.geometry import Element
@@ -164,3 +165,16 @@ def test_large_tensors_are_cut_and_told_apart(tmp_path: Path) -> None:
     assert sum(part.new_bytes for part in tensors) == new.nbytes
     assert all(part.bytes <= 1.03 * part.entropy for part in tensors)
     assert json.dumps([part.name for part in tensors]).count("w") >= 1
+
+
+def test_what_goes_beside_the_tensors_is_no_tensors(tmp_path: Path) -> None:
+    old = {f"w{i}": _DRAW.standard_normal((64, 64)).astype(np.float32) for i in range(8)}
+    new = {name: w * 0.97 + np.float32(0.01) * w[::-1] for name, w in old.items()}
+    size = _size(tmp_path, save(old), save(new))
+    found = stat(tmp_path / "patch-model", old=tmp_path / "old-model")
+    assert sum(part.bytes for part in found.parts) == size
+    tensors = [part for part in found.parts if part.method == "subtract float32"]
+    assert [part.name for part in tensors] == sorted(old)
+    assert max(part.bytes for part in tensors) < 1.1 * min(part.bytes for part in tensors)
+    with pytest.raises(InputError, match="nothing"):
+        stat(tmp_path / "patch-model", old=tmp_path / "nothing")

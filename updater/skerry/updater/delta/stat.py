@@ -126,10 +126,13 @@ def _links(file: PatchFile, count: int, limits: Limits) -> Iterator[Part]:
 def _base(old: Path | None) -> memoryview | None:
     if old is None:
         return None
-    with old.open("rb") as file:
-        if not old.stat().st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        with old.open("rb") as file:
+            if not old.stat().st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", where=old) from error
 
 
 def _segment(
@@ -192,23 +195,27 @@ class _Meter:
 def _tensors(
     streams: Streams, coder: Decoder, read: ReadBase, base: memoryview, size: int
 ) -> Iterator[Part]:
-    """One part for each tensor, whose shares of the stream's `size` bytes add up to it."""
+    """A part for what goes beside the tensors, then one for each; they add up to `size` bytes."""
     names = {tensor.offset: tensor.name for tensor in find_tensors(base)}
     found = [(op.base, op.geometry) for op in streams.operations if op.geometry is not None]
-    meter = _Meter(coder)
+    meter, reached = _Meter(coder), [0.0]
 
     def old(i: int) -> bytes:
+        if len(reached) == 1:  # everything beside the tensors was read just now
+            reached.append(meter.bits)
         return read(found[i][0], found[i][1].length)
 
-    bits, entropies, before = [0.0] * len(found), [0.0] * len(found), 0.0
+    made, entropies = [0] * len(found), [0.0] * len(found)
     for i, new in code_tensors(meter, [geometry for _, geometry in found], old):
-        bits[i], before = meter.bits - before, meter.bits
+        made[i] = len(reached)
+        reached.append(meter.bits)
         entropies[i] = _entropy(found[i][1], old(i), new)
-    shares = _apportioned(bits, size)
-    for (offset, geometry), share, entropy in zip(found, shares, entropies, strict=True):
+    shares = _apportioned(np.diff(reached).tolist(), size)
+    yield Part("levels, ratios, …", "beside the tensors", 0, shares[0])
+    for (offset, geometry), at, entropy in zip(found, made, entropies, strict=True):
         name = names.get(offset, f"at {offset}")
         method = f"subtract {geometry.element.name.lower()}"
-        yield Part(name, method, geometry.length, share, round(entropy, 1))
+        yield Part(name, method, geometry.length, shares[at - 1], round(entropy, 1))
 
 
 def _entropy(geometry: Geometry, old: bytes, new: Unsigned) -> float:
