@@ -483,16 +483,13 @@ class _Todo(NamedTuple):
 
 
 def _before(height, width):
-    steps = ((0, -1), (-1, -1), (-1, 0), (-1, 1))
-    return [
-        [
-            (y + down) * width + x + right
-            for down, right in steps
-            if y + down >= 0 and 0 <= x + right < width
-        ]
-        for y in range(height)
-        for x in range(width)
-    ]
+    found = []
+    for plane in range(height * width):
+        y, x = divmod(plane, width)
+        left, above, right = x > 0, y > 0, x + 1 < width
+        near = [plane - 1] * left + [plane - width - 1] * (left and above)
+        found.append(near + [plane - width] * above + [plane - width + 1] * (above and right))
+    return found
 
 
 def _confined(value, most):
