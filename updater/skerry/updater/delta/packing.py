@@ -62,7 +62,8 @@ def pack_program(operations: Sequence[Operation], base: memoryview, data: memory
     """
     literals = sum(op.length for op in operations if op.kind in (Kind.LITERAL, Kind.ADD))
     folds = _FOLDS if literals <= _FOLDED_BYTES else _FOLDS[:1]
-    told = (_told(_folded(operations, *fold), base, data) for fold in folds)
+    ways = dict.fromkeys(_folded(operations, *fold) for fold in folds)
+    told = (_told(way, base, data) for way in ways)
     tensors: list[tuple[Geometry, int, memoryview]] = []
     at = 0
     for operation in operations:
@@ -79,7 +80,7 @@ def pack_program(operations: Sequence[Operation], base: memoryview, data: memory
     )
 
 
-def _folded(operations: Sequence[Operation], copied: int, added: int) -> Sequence[Operation]:
+def _folded(operations: Sequence[Operation], copied: int, added: int) -> tuple[Operation, ...]:
     """Operations without copies and sums of at most so many bytes: what they made is literal.
 
     A seek there and a seek back cost more than a few bytes that repeat.
@@ -94,7 +95,7 @@ def _folded(operations: Sequence[Operation], copied: int, added: int) -> Sequenc
             found[-1] = Operation(Kind.LITERAL, length)
         else:
             found.append(operation)
-    return found
+    return tuple(found)
 
 
 def _told(operations: Sequence[Operation], base: memoryview, data: memoryview) -> bytes:
