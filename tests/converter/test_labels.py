@@ -273,6 +273,13 @@ def test_words_as_labels_do_where_no_step_reads_them(tmp_path: Path) -> None:
     assert main(["convert", str(recipe), "--out", str(tmp_path / "out")]) == 0
 
 
+def test_words_as_labels_are_refused_where_a_loss_looks_at_them(tmp_path: Path) -> None:
+    steps = '[[step]]\nkind = "finetune"\nloss = "nets.py:points"'
+    words = np.array(["left", "right"] * 12)
+    with pytest.raises(RecipeError, match="give numbers"):
+        _loaded(tmp_path, "three", words, metric="nets.py:points", steps=steps)
+
+
 def test_a_model_that_labels_each_position_is_converted(tmp_path: Path) -> None:
     print("seed", _SEED)
     x = np.random.default_rng(_SEED).normal(size=(256, 5, 2)).astype(np.float32)

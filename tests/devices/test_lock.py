@@ -25,3 +25,8 @@ def test_a_lock_that_cannot_be_made_is_not_held(tmp_path: Path) -> None:
     assert not is_held(path)
     with pytest.raises(UnavailableError, match="cannot open"), exclusive(path):
         pass
+
+
+def test_a_full_disk_keeps_nobody_from_a_lock() -> None:
+    with exclusive(Path("/dev/full")):
+        assert is_held(Path("/dev/full"))

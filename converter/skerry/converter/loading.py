@@ -120,7 +120,7 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
     if train is not None and any(reads_labels(step) for step in recipe.step):
         train = for_training(file, "data.train", train, row)
     if train is not None:
-        _check_augmented(file, train)
+        _check_seen(file, train)
     return Loaded(
         file=file,
         source=source,
@@ -136,11 +136,22 @@ def load(file: RecipeFile, read: DatasetReader = load_dataset) -> Loaded:
     )
 
 
-def _check_augmented(file: RecipeFile, train: Dataset) -> None:
-    """Labels that say where something lies are refused where pictures are moved under them."""
+def _check_seen(file: RecipeFile, train: Dataset) -> None:
+    """Refuse labels that a step or its loss looks at and that cannot be what they are there.
+
+    Raises:
+        RecipeError: they are words, or say where something lies while pictures are moved.
+    """
     for number, step in enumerate(file.recipe.step):
-        looks = reads_labels(step) or step.loss
-        if step.augment and looks and train.labels.ndim > 2:
+        if not (reads_labels(step) or step.loss):
+            continue
+        if train.labels.dtype.kind not in "fiub":
+            raise file.wrong(
+                "data.train",
+                f"step[{number}].loss looks at labels, and they are {train.labels.dtype}",
+                "give numbers",
+            )
+        if step.augment and train.labels.ndim > 2:
             raise file.wrong(
                 f"step[{number}].augment",
                 f"pictures are moved, labels of shape {train.labels.shape[1:]} a row are not",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skerry.devices.errors import UnavailableError
@@ -62,10 +62,11 @@ def _take(handle: int, path: Path, who: str, wait: Callable[[], None] | None) ->
                 ) from error
             wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, b"%d\n" % os.getpid(), 0)
     except OSError as error:
         raise UnavailableError(f"cannot be locked: {error.strerror}", where=path) from error
+    with suppress(OSError):  # the note is for people; a full disk keeps nobody from the lock
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, b"%d\n" % os.getpid(), 0)
 
 
 def _holder(handle: int) -> str:

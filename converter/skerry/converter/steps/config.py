@@ -112,7 +112,8 @@ class Distill(
         weights: the teachers' weights, in that order, where `teacher` is given.
         rows: data to learn from instead of `data.train`; they need no labels where `hard_share`
             is 0.
-        temperature: what logits are divided by before the softmax.
+        temperature: what logits are divided by before the softmax; of no effect where the scores
+            are no classes.
         hard_share: the share of the loss that true labels have, 0 to 1.
         hints: layers of the student that learn from layers of the (first) teacher.
     """

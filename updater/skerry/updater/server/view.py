@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from skerry.telemetry.histogram import Histogram
+from skerry.updater.repository import Release
 from skerry.updater.rollout import Assignment, Policy, Rollout, RolloutState
 from skerry.updater.server.records import Delta, Device, PublishedRelease, Totals
 
@@ -232,7 +233,7 @@ def _stage(index: int, rollout: Rollout, targets: int) -> StageView:
 
 
 def release_views(
-    published: Iterable[PublishedRelease], listed: Iterable[str]
+    published: Iterable[PublishedRelease], listed: Iterable[Release]
 ) -> list[ReleaseView]:
     """Releases as operators see them.
 
@@ -240,7 +241,7 @@ def release_views(
         published: ever.
         listed: those that the newest targets name.
     """
-    there = set(listed)
+    there = {str(release.id) for release in listed}
     return [
         ReleaseView(**msgspec.structs.asdict(r), withdrawn=r.release not in there)
         for r in published

@@ -151,9 +151,7 @@ def _data(fleet: Fleet) -> dict[str, object]:
         "devices": [msgspec.structs.asdict(device) for device in devices],
         "rollouts": rollout_views(fleet, shown),
         "more_rollouts": len(rollouts) - len(shown),
-        "releases": release_views(
-            store.access.releases(), [str(release.id) for release in fleet.image.releases()]
-        ),
+        "releases": release_views(store.access.releases(), fleet.image.releases()),
         "events": store.telemetry.events(_EVENTS_SHOWN),
         "mqtt": fleet.mqtt,
     }

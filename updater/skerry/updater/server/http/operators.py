@@ -202,8 +202,8 @@ def _releases(request: Request) -> Response:
     """Every release, newest first."""
     operator_of(request, "viewer")
     fleet = fleet_of(request)
-    listed = [str(release.id) for release in fleet.image.releases()]
-    return answer({"releases": release_views(fleet.store.access.releases(), listed)})
+    views = release_views(fleet.store.access.releases(), fleet.image.releases())
+    return answer({"releases": views})
 
 
 @router.post("/claims")
